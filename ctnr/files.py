@@ -159,7 +159,7 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600) -> None:
 def makedirs(path: str, mode: int = 0o755) -> None:
     """Make the directory `path` and those above it, all of `mode` less the umask. It may be there already."""
     missing: list[str] = []
-    path = path.rstrip("/") or "/"
+    path = path.rstrip("/") or path[:1]
     while True:
         try:
             posix.mkdir(path, mode)
