@@ -279,7 +279,7 @@ def test_remove_tree_does_not_enter_mounts(tmp_path: Path) -> None:
     (tmp_path / "host").mkdir()
     (tmp_path / "host" / "precious").write_text("precious")
     root = __file__.rsplit("/", 2)[0]
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: PLW1510
         ["unshare", "-Urm", "sh", "-c", program, "sh", sys.executable, root],
         cwd=tmp_path,
         capture_output=True,
