@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the process itself becomes: namespaces, identity, capabilities, seccomp, the program. */
+#include "init.h"
+
+#define AF_UNIX_FAMILY 1
+
+/* The runtime's own /proc, and nothing that only looks like it (CVE-2025-52881). */
+int host_proc(struct init *in)
+{
+    if (in->host_proc_fd >= 0)
+        return in->host_proc_fd;
+    int fd = (int)sys_openat(AT_FDCWD_, "/proc", O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+    if (fd < 0)
+        return fd;
+    struct sys_stat st;
+    if (sys_fs_magic(fd) != PROC_SUPER_MAGIC || sys_stat(fd, "", AT_EMPTY_PATH, &st) < 0 || st.ino != 1) {
+        sys_close(fd);
+        in->code = ERR_UNSAFE;
+        return -ENODEV;
+    }
+    return in->host_proc_fd = fd;
+}
+
+/* Write value to a file of the runtime's /proc, in one write, refusing what is mounted over any part of the path. */
+int proc_write(struct init *in, const char *path, const char *value, size_t len)
+{
+    int proc = host_proc(in);
+    if (proc < 0)
+        return proc;
+    struct open_how how = {.flags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW,
+                           .resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS};
+    struct sys_stat st;
+    long fd = SYS(openat2, proc, path, &how, sizeof how);
+    if (fd == -ENOSYS || fd == -EPERM) {
+        fd = sys_openat(proc, path, O_WRONLY | O_NOFOLLOW, 0);
+        if (fd >= 0 && (sys_fs_magic((int)fd) != PROC_SUPER_MAGIC)) {
+            sys_close((int)fd);
+            in->code = ERR_UNSAFE;
+            return -EXDEV;
+        }
+    }
+    (void)st;
+    if (fd < 0)
+        return (int)fd;
+    long r;
+    do
+        r = SYS(write, fd, value, len);
+    while (r == -EINTR);
+    sys_close((int)fd);
+    return r < 0 ? (int)r : 0;
+}
+
+int do_oom_score(struct init *in, const struct plan_step *s)
+{
+    char text[24], *p = text;
+    int64_t v = (int64_t)s->arg[0] - 1000;
+    if (v < 0)
+        *p++ = '-';
+    char *end = put_num(p, (uint64_t)(v < 0 ? -v : v));
+    return proc_write(in, "self/oom_score_adj", text, (size_t)(end - text));
+}
+
+int do_nodump(struct init *in, const struct plan_step *s)
+{
+    (void)in, (void)s;
+    return (int)SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
+int do_join(struct init *in, const struct plan_step *s)
+{
+    long r = SYS(setns, s->fd, s->arg[0]);
+    if (r == -EPERM && (s->flags & JOIN_RETRY))
+        return 0; /* tried again once the user namespace is joined */
+    (void)in;
+    return (int)r;
+}
+
+int do_unshare(struct init *in, const struct plan_step *s)
+{
+    (void)in;
+    return (int)SYS(unshare, s->arg[0]);
+}
+
+int do_timens(struct init *in, const struct plan_step *s)
+{
+    size_t len;
+    const char *text = plan_str(in, s, 0, &len);
+    long r = SYS(unshare, CLONE_NEWTIME);
+    if (r == 0 && len)
+        r = proc_write(in, "self/timens_offsets", text, len);
+    return (int)r;
+}
+
+int do_clone(struct init *in, const struct plan_step *s)
+{
+    struct clone_args a = {.flags = s->arg[0] | CLONE_PARENT};
+    long pid = SYS(clone3, &a, sizeof a);
+    if (pid == -ENOSYS || pid == -EPERM) /* some seccomp profiles refuse clone3 only */
+        pid = SYS(clone, s->arg[0] | CLONE_PARENT, 0, 0, 0, 0);
+    if (pid < 0)
+        return (int)pid;
+    if (pid == 0)
+        return 0;
+    /* The parent must hear of its new child: nobody else can. */
+    int r = msg_send(in, MSG_PID, (int)pid, NULL, 0, -1);
+    if (r < 0)
+        SYS(kill, pid, SIGKILL_);
+    sys_exit(r < 0);
+}
+
+int do_sync(struct init *in, const struct plan_step *s)
+{
+    int r = msg_send(in, MSG_SYNC, (int)s->arg[0], NULL, 0, -1);
+    return r < 0 ? r : msg_wait_go(in);
+}
+
+int do_setid0(struct init *in, const struct plan_step *s)
+{
+    (void)in, (void)s;
+    long r = SYS(setresgid, 0, 0, 0);
+    if (r == 0)
+        r = SYS(setresuid, 0, 0, 0);
+    if (r == 0)
+        r = SYS(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+    return (int)r;
+}
+
+int do_setsid(struct init *in, const struct plan_step *s)
+{
+    (void)in, (void)s;
+    long r = SYS0(setsid);
+    return r < 0 ? (int)r : 0;
+}
+
+int do_hostname(struct init *in, const struct plan_step *s)
+{
+    size_t n;
+    const char *name = plan_str(in, s, 0, &n);
+    return (int)SYS(sethostname, name, n);
+}
+
+int do_domainname(struct init *in, const struct plan_step *s)
+{
+    size_t n;
+    const char *name = plan_str(in, s, 0, &n);
+    return (int)SYS(setdomainname, name, n);
+}
+
+int do_sysctl(struct init *in, const struct plan_step *s)
+{
+    char path[512];
+    size_t len;
+    const char *value = plan_str(in, s, 1, &len);
+    put_str(put_str(path, path + sizeof path, "sys/"), path + sizeof path, plan_str(in, s, 0, NULL));
+    return proc_write(in, path, value, len);
+}
+
+int do_keyring(struct init *in, const struct plan_step *s)
+{
+    long r = SYS(keyctl, KEYCTL_JOIN_SESSION_KEYRING, plan_str(in, s, 0, NULL), 0, 0, 0);
+    return r < 0 && r != -ENOSYS ? (int)r : 0;
+}
+
+int do_rlimit(struct init *in, const struct plan_step *s)
+{
+    (void)in;
+    return (int)SYS(prlimit64, 0, s->arg[0], &s->arg[1], 0);
+}
+
+int do_mkcwd(struct init *in, const struct plan_step *s)
+{
+    int fd = root_make(in, plan_str(in, s, 0, NULL), 1, 0755, 0);
+    if (fd == -EEXIST || fd == -ENOTDIR || fd == -EROFS || fd == -EACCES)
+        return 0; /* CWD will say what is wrong */
+    if (fd < 0)
+        return fd;
+    sys_close(fd);
+    return 0;
+}
+
+int do_user(struct init *in, const struct plan_step *s)
+{
+    long r = 0;
+    if (s->flags & USER_SETGROUPS)
+        r = SYS(setgroups, s->arg[2], plan_str(in, s, 0, NULL));
+    if (r < 0)
+        return fail_at(in, (int)r, "setgroups");
+    /* So that a program that is not root may open /dev/stdout; regular files keep their owner. */
+    for (int fd = 0; fd < 3; fd++) {
+        struct sys_stat st;
+        if (sys_stat(fd, "", AT_EMPTY_PATH, &st) == 0 && st.uid != s->arg[0] && (st.mode & S_IFMT) != S_IFREG &&
+            !((st.mode & S_IFMT) == S_IFCHR && st.major == 1))
+            SYS(fchown, fd, s->arg[0], -1); /* best effort: it may not be ours to give */
+    }
+    r = SYS(prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0);
+    if (r == 0)
+        r = SYS(setresgid, s->arg[1], s->arg[1], s->arg[1]);
+    if (r < 0)
+        return fail_at(in, (int)r, "setresgid");
+    r = SYS(setresuid, s->arg[0], s->arg[0], s->arg[0]);
+    if (r < 0)
+        return fail_at(in, (int)r, "setresuid");
+    return (int)SYS(prctl, PR_SET_KEEPCAPS, 0, 0, 0, 0);
+}
+
+int do_bounding(struct init *in, const struct plan_step *s)
+{
+    (void)in;
+    for (int cap = 0; cap < 64; cap++) {
+        if (s->arg[0] >> cap & 1)
+            continue;
+        long r = SYS(prctl, PR_CAPBSET_DROP, cap, 0, 0, 0);
+        if (r == -EINVAL)
+            break; /* past the kernel's last capability */
+        if (r < 0)
+            return (int)r;
+    }
+    return 0;
+}
+
+int do_caps(struct init *in, const struct plan_step *s)
+{
+    struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct d[2] = {
+        {(uint32_t)s->arg[0], (uint32_t)s->arg[1], (uint32_t)s->arg[2]},
+        {(uint32_t)(s->arg[0] >> 32), (uint32_t)(s->arg[1] >> 32), (uint32_t)(s->arg[2] >> 32)},
+    };
+    (void)in;
+    long r = SYS(capset, &h, d);
+    if (r == 0)
+        r = SYS(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+    for (int cap = 0; r == 0 && cap < 64; cap++)
+        if (s->arg[3] >> cap & 1)
+            r = SYS(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0);
+    return (int)r;
+}
+
+int do_umask(struct init *in, const struct plan_step *s)
+{
+    (void)in;
+    SYS(umask, s->arg[0]);
+    return 0;
+}
+
+int do_cwd(struct init *in, const struct plan_step *s)
+{
+    char cwd[PATH_MAX_];
+    long r = SYS(chdir, plan_str(in, s, 0, NULL));
+    if (r < 0)
+        return (int)r;
+    r = SYS(getcwd, cwd, sizeof cwd);
+    if (r == -ENOENT || (r > 0 && cwd[0] != '/')) { /* a leaked directory outside the root: CVE-2024-21626 */
+        in->code = ERR_ESCAPED;
+        return -EXDEV;
+    }
+    return r < 0 ? (int)r : 0;
+}
+
+int do_nnp(struct init *in, const struct plan_step *s)
+{
+    (void)in, (void)s;
+    return (int)SYS(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+int do_seccomp(struct init *in, const struct plan_step *s)
+{
+    size_t len;
+    const char *code = plan_str(in, s, 0, &len);
+    struct sock_fprog prog = {(unsigned short)(len / sizeof(struct sock_filter)), (struct sock_filter *)code};
+    long r = SYS(seccomp, SECCOMP_SET_MODE_FILTER, s->arg[0], &prog);
+    return r < 0 ? (int)r : 0;
+}
+
+static int executable(const char *path)
+{
+    struct sys_stat st;
+    long r = sys_stat(AT_FDCWD_, path, 0, &st);
+    if (r < 0)
+        return (int)r;
+    if (S_ISDIR_(st.mode))
+        return -EISDIR;
+    return (st.mode & 0111) ? 0 : -EACCES;
+}
+
+/* As execvp(3) and runc's exec.LookPath: a name with a slash is a path, any other is looked for in PATH. */
+int do_lookup(struct init *in, const struct plan_step *s)
+{
+    const char *file = plan_str(in, s, 0, NULL), *path = plan_str(in, s, 1, NULL);
+    int slash = 0, denied = 0, r;
+    for (const char *p = file; *p; p++)
+        slash |= *p == '/';
+    if (strlen(file) >= sizeof in->exe)
+        return -ENAMETOOLONG;
+    if (slash) {
+        put_str(in->exe, in->exe + sizeof in->exe, file);
+        r = executable(file);
+        in->code = r == -EACCES || r == -EISDIR ? ERR_NOT_EXEC : ERR_SYSCALL;
+        return r < 0 ? fail_at(in, r, file) : 0;
+    }
+    while (path && *path && *file) {
+        size_t n = 0;
+        while (path[n] && path[n] != ':')
+            n++;
+        if (n && n + strlen(file) + 2 <= sizeof in->exe) { /* an empty element is not "here": CWE-426 */
+            memcpy(in->exe, path, n);
+            in->exe[n] = '/';
+            put_str(in->exe + n + 1, in->exe + sizeof in->exe, file);
+            r = executable(in->exe);
+            if (r == 0)
+                return 0;
+            denied |= r == -EACCES;
+        }
+        path += path[n] ? n + 1 : n;
+    }
+    in->code = denied ? ERR_NOT_EXEC : ERR_NOT_FOUND;
+    return fail_at(in, denied ? -EACCES : -ENOENT, file);
+}
+
+int do_wait(struct init *in, const struct plan_step *s)
+{
+    int r = msg_send(in, MSG_READY, 0, NULL, 0, -1);
+    if (r < 0)
+        return r;
+    if (s->fd < 0)
+        return msg_wait_go(in);
+    sys_close(in->sync_fd);
+    for (;;) {
+        in->sync_fd = -1;
+        long fd = SYS(accept4, s->fd, 0, 0, O_CLOEXEC);
+        if (fd == -EINTR || fd == -ECONNABORTED)
+            continue;
+        if (fd < 0)
+            return (int)fd;
+        in->sync_fd = (int)fd;
+        if (msg_wait_go(in) == 0)
+            break;
+        sys_close(in->sync_fd); /* `start` died, or somebody only asked whether we still wait */
+    }
+    sys_close(s->fd);
+    return 0;
+}
+
+static int has_home(char **env)
+{
+    for (; *env; env++)
+        if (memcmp(*env, "HOME=", strlen(*env) < 5 ? strlen(*env) : 5) == 0 && strlen(*env) >= 5)
+            return 1;
+    return 0;
+}
+
+/* HOME of uid from the container's /etc/passwd; "/" if it does not say. */
+static void find_home(struct init *in, char *home, size_t size)
+{
+    char buf[4096], uid[24];
+    char line[1024];
+    size_t n = 0;
+    int skip = 0;
+    put_num(uid, (uint64_t)SYS0(getuid));
+    put_str(home, home + size, "HOME=/");
+    int fd = root_open(in, "/etc/passwd", O_RDONLY | O_NONBLOCK, 0);
+    struct sys_stat st;
+    if (fd < 0 || sys_stat(fd, "", AT_EMPTY_PATH, &st) < 0 || (st.mode & S_IFMT) != S_IFREG || st.size > (8u << 20)) {
+        sys_close(fd);
+        return;
+    }
+    for (;;) {
+        long got = SYS(read, fd, buf, sizeof buf);
+        if (got <= 0)
+            break;
+        for (long i = 0; i < got; i++) {
+            if (buf[i] != '\n') {
+                if (n + 1 < sizeof line)
+                    line[n++] = buf[i];
+                else
+                    skip = 1;
+                continue;
+            }
+            line[n] = 0;
+            char *field[7];
+            int k = 0;
+            for (char *p = line; k < 7; k++) {
+                field[k] = p;
+                while (*p && *p != ':')
+                    p++;
+                if (!*p) {
+                    k++;
+                    break;
+                }
+                *p++ = 0;
+            }
+            if (!skip && k >= 6 && str_eq(field[2], uid) && field[5][0] == '/') {
+                put_str(home + 5, home + size, field[5]);
+                sys_close(fd);
+                return;
+            }
+            n = 0;
+            skip = 0;
+        }
+    }
+    sys_close(fd);
+}
+
+static void reset_mask(void)
+{
+    uint64_t none = 0;
+    SYS(rt_sigprocmask, 2 /* SIG_SETMASK */, &none, 0, 8);
+}
+
+/* Pid 1 of --init: forward every signal to the program, reap everything, end as the program does. */
+static void reap(int child)
+{
+    uint64_t all = ~0ull;
+    for (;;) {
+        long sig = SYS(rt_sigtimedwait, &all, 0, 0, 8);
+        if (sig < 0)
+            continue;
+        if (sig != SIGCHLD_) {
+            SYS(kill, child, sig);
+            continue;
+        }
+        for (;;) {
+            int status;
+            long pid = SYS(wait4, -1, &status, 1 /* WNOHANG */, 0);
+            if (pid <= 0)
+                break;
+            if (pid == child)
+                sys_exit(status & 0x7f ? 128 + (status & 0x7f) : status >> 8 & 0xff);
+        }
+    }
+}
+
+static void fork_reaper(struct init *in)
+{
+    uint64_t all = ~0ull;
+    SYS(rt_sigprocmask, 0 /* SIG_BLOCK */, &all, 0, 8);
+    long pid = SYS(clone, SIGCHLD_, 0, 0, 0, 0);
+    if (pid < 0)
+        fail(in, (int)pid);
+    if (pid > 0) {
+        SYS(close_range, 3, ~0u, 0);
+        reap((int)pid);
+    }
+    /* Its own process group in the foreground of the terminal, if there is one: ^C must not reach pid 1. */
+    SYS(setpgid, 0, 0);
+    int group = (int)SYS0(getpid);
+    SYS(ioctl, 0, TIOCSPGRP, &group);
+    reset_mask();
+}
+
+int do_exec(struct init *in, const struct plan_step *s)
+{
+    char home[1024];
+    size_t n;
+    char **argv = plan_list(in, s, 0, 0, NULL), **env = plan_list(in, s, 1, 1, &n);
+    if (!argv || !env)
+        return -ENOMEM;
+    if ((s->flags & EXEC_HOME) && !has_home(env)) {
+        find_home(in, home, sizeof home);
+        env[n] = home;
+    }
+    long r = SYS(close_range, 3 + s->arg[0], ~0u, CLOSE_RANGE_CLOEXEC);
+    if (r < 0 && r != -ENOSYS && r != -EINVAL)
+        return (int)r;
+    for (uint64_t fd = 3; fd < 3 + s->arg[0]; fd++)
+        SYS(fcntl, fd, 2 /* F_SETFD */, 0);
+    if (s->flags & EXEC_REAPER)
+        fork_reaper(in);
+    r = SYS(execve, in->exe, argv, env);
+    return fail_at(in, (int)r, in->exe);
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the parts of the extension share. */
+#ifndef CTNR_MODULE_H
+#define CTNR_MODULE_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#define PY_SSIZE_T_CLEAN
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030b0000
+#endif
+#include <Python.h>
+
+/* seccomp.c */
+PyObject *ctnr_seccomp_compile(PyObject *self, PyObject *args);
+
+/* bpf.c */
+PyObject *ctnr_bpf_prog_load_device(PyObject *self, PyObject *args);
+PyObject *ctnr_bpf_prog_attach(PyObject *self, PyObject *args);
+PyObject *ctnr_bpf_prog_detach(PyObject *self, PyObject *args);
+PyObject *ctnr_bpf_prog_query(PyObject *self, PyObject *args);
+PyObject *ctnr_bpf_prog_get_fd_by_id(PyObject *self, PyObject *args);
+
+/* sock.c */
+PyObject *ctnr_socketpair(PyObject *self, PyObject *args);
+PyObject *ctnr_unix_listen(PyObject *self, PyObject *args);
+PyObject *ctnr_unix_connect(PyObject *self, PyObject *args);
+PyObject *ctnr_sendmsg(PyObject *self, PyObject *args);
+PyObject *ctnr_recvmsg(PyObject *self, PyObject *args);
+
+PyObject *ctnr_os_error(void);                   /* OSError from errno */
+PyObject *ctnr_os_error_path(const char *path); /* ... with a file name */
+
+#endif

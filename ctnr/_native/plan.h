@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The plan: what the parent (ctnr/runtime/plan.py, its only producer) tells the static init to do. One flat buffer in a
+ * sealed memfd: a header, an array of fixed-size steps, then strings. All integers are little endian (the host's).
+ *
+ * A string is {u32 length; bytes; NUL}, 4-aligned, named by its offset from the start of the buffer; 0 is "no string".
+ * A list (argv, env) is a string whose bytes are NUL-terminated strings one after another.
+ * plan_check() accepts a buffer only if every offset, length and list in it is sound, so that what follows need not look.
+ */
+#ifndef CTNR_PLAN_H
+#define CTNR_PLAN_H
+
+#include <stdint.h>
+
+#define PLAN_MAGIC 0x314e4c50u /* "PLN1" */
+#define PLAN_MAX_SIZE (16u << 20)
+#define PLAN_MAX_STEPS 65536u
+#define PLAN_STRINGS 4
+#define PLAN_ARGS 5
+
+struct plan_header {
+    uint32_t magic;
+    uint32_t size;   /* of the whole buffer */
+    uint32_t nsteps; /* steps follow the header */
+    uint32_t flags;
+};
+
+struct plan_step {
+    uint16_t op;
+    uint16_t flags;
+    int32_t fd; /* an inherited fd, or -1 */
+    uint64_t arg[PLAN_ARGS];
+    uint32_t str[PLAN_STRINGS];
+};
+
+/* Steps. Kept in the same order as OPS in plan.py; a test compares the two. */
+enum plan_op {
+    OP_NONE = 0,
+    OP_OOM_SCORE,   /* arg0: oom_score_adj + 1000 */
+    OP_NODUMP,      /* prctl(PR_SET_DUMPABLE, 0): joining namespaces with strangers in them (CVE-2016-9962) */
+    OP_JOIN,        /* fd: namespace; arg0: CLONE_NEW*; flags JOIN_RETRY: EPERM is tried again after the user namespace */
+    OP_UNSHARE,     /* arg0: CLONE_NEW* */
+    OP_TIMENS,      /* str0: text for timens_offsets ("" for none); unshares the time namespace of the children */
+    OP_CLONE,       /* arg0: CLONE_NEW*; this process ends, its child (a sibling of it) goes on with the next step */
+    OP_SYNC,        /* arg0: phase; wait until the parent has done its part */
+    OP_SETID0,      /* become 0:0 of the user namespace */
+    OP_SETSID,      /**/
+    OP_PROPAGATION, /* str0: host path; arg0: MS_* */
+    OP_HOST_MOUNT,  /* str0: source; str1: type; str2: host path; str3: data; arg0: MS_* */
+    OP_HOST_MKDIR,  /* str0: host path; arg0: mode */
+    OP_ROOTFS,      /* str0: host path; becomes a mount of its own and the root that later paths are resolved in */
+    OP_FSMOUNT,     /* str0: source; str1: type; str2: destination; str3: data; arg0: MOUNT_ATTR_*; arg1: the same as MS_*;
+                       arg2: SB_* words; flags FSMOUNT_*; -> mount */
+    OP_TREE,        /* fd or str0: source; arg0: 1 recursive; flags TREE_*; -> mount (detached) */
+    OP_ATTACH,      /* str0: destination; flags ATTACH_*: attach the mount */
+    OP_SETATTR,     /* arg0: set; arg1: clear; arg2: propagation; arg3: 1 recursive; on the mount */
+    OP_REMOUNT,     /* str0: destination; arg0: MS_*; str1: data: superblock and flags of what is there */
+    OP_MKNOD,       /* str0: path; arg0: mode; arg1: major; arg2: minor; arg3: uid; arg4: gid */
+    OP_SYMLINK,     /* str0: target; str1: path */
+    OP_MASK,        /* str0: path; str1: data of the tmpfs */
+    OP_READONLY,    /* str0: path */
+    OP_PIVOT,       /* flags PIVOT_* */
+    OP_HOSTNAME,    /* str0 */
+    OP_DOMAINNAME,  /* str0 */
+    OP_SYSCTL,      /* str0: path below /proc/sys; str1: value */
+    OP_KEYRING,     /* str0: name of the session keyring to join or make */
+    OP_CONSOLE,     /* fd: console socket or -1 (the parent gets the master); arg0: rows; arg1: columns; flags CONSOLE_* */
+    OP_HOOK,        /* str0: path; str1: argv; str2: env; arg0: timeout in ms, 0 none */
+    OP_RLIMIT,      /* arg0: resource; arg1: soft; arg2: hard */
+    OP_MKCWD,       /* str0: directory to make if missing */
+    OP_USER,        /* arg0: uid; arg1: gid; arg2: number of groups; str0: u32 groups; flags USER_* */
+    OP_BOUNDING,    /* arg0: capabilities kept in the bounding set */
+    OP_CAPS,        /* arg0: effective; arg1: permitted; arg2: inheritable; arg3: ambient */
+    OP_UMASK,       /* arg0 */
+    OP_CWD,         /* str0 */
+    OP_NO_NEW_PRIVS,
+    OP_SECCOMP,     /* arg0: SECCOMP_FILTER_FLAG_*; str0: struct sock_filter[] */
+    OP_LOOKUP,      /* str0: file; str1: value of PATH */
+    OP_WAIT,        /* fd: listening socket on which `start` connects, or -1: the parent says go */
+    OP_EXEC,        /* str0: argv; str1: env; arg0: fds to keep (3..3+n-1); flags EXEC_* */
+    OP_COUNT,
+};
+
+#define JOIN_RETRY 1
+#define TREE_NOFOLLOW 1    /* src-nofollow */
+#define TREE_DEVICE 2      /* the source must be the character device arg1:arg2 */
+#define FSMOUNT_LEGACY 1   /* by mount(2): an option that fsconfig cannot express */
+#define FSMOUNT_STRICT 2   /* no symlink on the way to the destination (proc, sysfs: CVE-2019-19921) */
+#define FSMOUNT_COPYUP 4   /* tmpcopyup: with a copy of what is below */
+#define SB_WORD_RO 1
+#define SB_WORD_SYNC 2
+#define SB_WORD_DIRSYNC 4
+#define SB_WORD_LAZYTIME 8
+#define SB_WORD_MAND 16
+#define ATTACH_NOFOLLOW 1  /* dest-nofollow: a destination that is a symlink is refused */
+#define ATTACH_NOCREATE 2  /* the destination must be there */
+#define PIVOT_MOVE 1       /* --no-pivot: MS_MOVE and chroot */
+#define PIVOT_READONLY 2   /* then remount / read-only */
+#define CONSOLE_BIND 1     /* bind the slave over /dev/console */
+#define USER_SETGROUPS 1   /* setgroups is possible here */
+#define EXEC_REAPER 1      /* stay as pid 1: fork the program, forward signals, reap */
+#define EXEC_HOME 2        /* set HOME from /etc/passwd if env has none */
+
+/* SYNC phases */
+#define PHASE_MAPS 1   /* uid and gid maps are written */
+#define PHASE_CGROUP 2 /* the process is in its cgroups */
+#define PHASE_HOOKS 3  /* prestart and createRuntime hooks have run */
+#define PHASE_LIMITS 4 /* the parent has set rlimits that only it may set */
+
+/* Messages on the sync socket (SOCK_SEQPACKET). data follows the struct. */
+struct plan_msg {
+    uint32_t type;
+    uint32_t step;
+    int32_t err;  /* errno of MSG_ERROR; phase of MSG_SYNC; pid of MSG_PID */
+    uint32_t code; /* what of the step failed, ERR_* */
+};
+
+#define MSG_ERROR 1   /* init -> parent; data: path or text */
+#define MSG_SYNC 2    /* init -> parent: do your part of phase err */
+#define MSG_PID 3     /* init -> parent: the pid (in the parent's pid namespace) that goes on */
+#define MSG_CONSOLE 4 /* init -> parent: SCM_RIGHTS with the pty master */
+#define MSG_READY 5   /* init -> parent: created; waits for start */
+#define MSG_GO 6      /* parent -> init; data: the state document, for hooks */
+
+#define ERR_SYSCALL 0      /* err is what the kernel said */
+#define ERR_NOT_FOUND 1    /* LOOKUP: not in PATH */
+#define ERR_NOT_EXEC 2     /* LOOKUP: found, not executable */
+#define ERR_ESCAPED 3      /* CWD: outside the container's root (CVE-2024-21626) */
+#define ERR_UNSAFE 4       /* something there is not what it must be (a fake /proc, /dev/null ...) */
+#define ERR_HOOK_STATUS 5  /* HOOK: err is the wait status */
+#define ERR_HOOK_TIMEOUT 6 /* HOOK */
+#define ERR_PLAN 7         /* the plan is damaged */
+
+#endif
