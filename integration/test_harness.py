@@ -68,7 +68,7 @@ def test_users_are_what_they_say(user: User) -> None:
     probe = runtimes.parse_probe(runtimes.call([str(rootfs.probe())], user).ok().out)
     assert probe["uids"] == [user.uid] * 3
     assert probe["gids"] == [user.gid] * 3
-    capabilities = [line for line in probe["status"].splitlines() if line.startswith("CapEff")][0]
+    capabilities = next(line for line in probe["status"].splitlines() if line.startswith("CapEff"))
     assert (int(capabilities.split()[1], 16) != 0) == (user.kind == users.ROOT)
     assert (user.sub is not None) == (user.kind == users.SUBIDS)
     if user.rootless:

@@ -95,6 +95,7 @@ def debian() -> Path:
             mirror = [m] if (m := os.environ.get("CTNR_TEST_MIRROR")) else []
             done = subprocess.run(
                 [debootstrap, "--variant=minbase", suite, str(new), *mirror],
+                check=False,
                 capture_output=True,
                 text=True,
                 stdin=subprocess.DEVNULL,

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import leaks, views
+from . import leaks, machine, views
 from .runtimes import finished, full_argv
 from .users import User
 
@@ -84,18 +84,15 @@ class Behind(Terminal):
         master, slave = os.openpty()
         set_size(master, rows, cols)
 
-        def own_terminal() -> None:
-            os.setsid()
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-        os.fchown(slave, user.uid, user.gid) if os.getuid() == 0 else None
+        if os.getuid() == 0:
+            os.fchown(slave, user.uid, user.gid)
+        [setsid] = machine.need("setsid")
         self.process = subprocess.Popen(
-            full_argv(argv, user, view),
+            [setsid, "--ctty", *full_argv(argv, user, view)],
             stdin=slave,
             stdout=slave,
             stderr=slave,
             env=user.env(),
-            preexec_fn=own_terminal,
             **how,
         )
         leaks.own(self.process.pid)

@@ -72,13 +72,6 @@ class User:
         [setpriv] = machine.need("setpriv")
         return [setpriv, f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups", "--inh-caps=-all", "--", *argv]
 
-    def preexec(self) -> None:
-        """For Popen(preexec_fn=): become the user without another process in between (terminals)."""
-        if not _is_me(self):
-            os.setgroups([])
-            os.setresgid(self.gid, self.gid, self.gid)
-            os.setresuid(self.uid, self.uid, self.uid)
-
 
 def _is_me(user: User) -> bool:
     return os.getuid() == user.uid

@@ -40,7 +40,7 @@ def view_script(view: str) -> list[str]:
             lines.append(f"echo $$ >{shlex.quote(mount_point)}/cgroup.procs")
     if view == V1:
         return [*lines, f"umount {shlex.quote(unified)}"]
-    top = os.path.commonpath([m for m in mounts.values()])
+    top = os.path.commonpath(list(mounts.values()))
     return [*lines, f"umount -R {shlex.quote(top)}", f"mount -t cgroup2 none {shlex.quote(top)}"]
 
 

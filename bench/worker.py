@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The in-process rows of the bench: a long-lived Python process that starts containers with the library.
+
+    python worker.py BUNDLE STATE_ROOT ID MEBIBYTES
+
+Touches MEBIBYTES of memory first, then runs one container per line on stdin and writes its nanoseconds from call to return.
+"""
+
+import sys
+import time
+
+
+def main() -> None:
+    bundle, state_root, id, mebibytes = sys.argv[1:]
+    # every page is written: what a parent with a heap of that size has to carry through a fork
+    ballast = bytearray(int(mebibytes) << 20)
+    for page in range(0, len(ballast), 4096):
+        ballast[page] = 1
+
+    from ctnr.runtime.container import run
+
+    for _ in sys.stdin:
+        begin = time.perf_counter_ns()
+        code = run(bundle, id, root=state_root, stdin=None, stdout=None, stderr=None)
+        took = time.perf_counter_ns() - begin
+        if code != 0:
+            sys.exit(f"the container exited with {code}")
+        print(took, flush=True)
+
+
+main()
