@@ -79,7 +79,7 @@ clean: ## Remove everything made here
 $(VENV)/.setuptools: pyproject.toml
 	tools/need.sh build
 	[ -x $(BIN)/python3 ] || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --upgrade pip
+	$(PIP) install 'pip>=25.1' # knows --group
 	$(PIP) install --group build
 	@touch $@
 
