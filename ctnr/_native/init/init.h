@@ -17,6 +17,8 @@ struct init {
     int mount_fd;         /* the mount made last */
     int null_fd, mask_fd; /* sources of masked files and directories */
     int host_proc_fd;     /* the runtime's /proc, checked; -1 until needed and after the pivot */
+    uint64_t joined;      /* CLONE_NEW* of the namespaces joined so far */
+    int cwd_done;
     uint32_t code;        /* ERR_* that goes with the error about to be returned */
     char detail[512];     /* the path or text that goes with it */
     char *state;          /* the state document for hooks */
@@ -44,11 +46,11 @@ int fail_at(struct init *in, int err, const char *detail); /* returns err */
 
 /* mounts.c, process.c, hooks.c, copyup.c: one function a step */
 typedef int step_fn(struct init *in, const struct plan_step *s);
-step_fn do_propagation, do_host_mount, do_host_mkdir, do_rootfs, do_fsmount, do_tree, do_attach, do_setattr, do_remount,
+step_fn do_propagation, do_host_mount, do_host_mkdir, do_host_hide, do_rootfs, do_fsmount, do_tree, do_attach, do_setattr, do_remount,
     do_mknod, do_symlink, do_mask, do_readonly, do_pivot;
 step_fn do_oom_score, do_nodump, do_join, do_unshare, do_timens, do_clone, do_sync, do_setid0, do_setsid, do_hostname,
     do_domainname, do_sysctl, do_keyring, do_rlimit, do_mkcwd, do_user, do_bounding, do_caps, do_umask, do_cwd, do_nnp,
-    do_seccomp, do_lookup, do_wait, do_exec;
+    do_seccomp, do_lookup, do_wait, do_reaper, do_exec;
 step_fn do_console, do_hook;
 int copy_up(struct init *in, int from, int to);
 int host_proc(struct init *in);

@@ -18,6 +18,7 @@ static step_fn *const steps[OP_COUNT] = {
     [OP_PROPAGATION] = do_propagation,
     [OP_HOST_MOUNT] = do_host_mount,
     [OP_HOST_MKDIR] = do_host_mkdir,
+    [OP_HOST_HIDE] = do_host_hide,
     [OP_ROOTFS] = do_rootfs,
     [OP_FSMOUNT] = do_fsmount,
     [OP_TREE] = do_tree,
@@ -46,6 +47,7 @@ static step_fn *const steps[OP_COUNT] = {
     [OP_SECCOMP] = do_seccomp,
     [OP_LOOKUP] = do_lookup,
     [OP_WAIT] = do_wait,
+    [OP_REAPER] = do_reaper,
     [OP_EXEC] = do_exec,
 };
 
@@ -111,8 +113,9 @@ int init_main(int argc, char **argv)
         return 1;
     }
     /* These come from the parent without FD_CLOEXEC: nothing but the program's own fds may survive the exec. */
-    SYS(fcntl, in->plan_fd, 2 /* F_SETFD */, 1);
-    SYS(fcntl, in->sync_fd, 2, 1);
+    long c = SYS(close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
+    if (c < 0)
+        fail(in, (int)c);
     reset_signals();
     SYS(umask, 0);
     int r = load(in);

@@ -40,9 +40,25 @@ int do_host_mkdir(struct init *in, const struct plan_step *s)
     return r == -EEXIST ? 0 : (int)r;
 }
 
+/* With --no-pivot the host's proc and sysfs stay below the new root: a container that finds them has more than it should. */
+int do_host_hide(struct init *in, const struct plan_step *s)
+{
+    const char *path = plan_str(in, s, 0, NULL);
+    long r = SYS(mount, 0, path, 0, MS_SLAVE | MS_REC, 0);
+    if (r == 0)
+        r = SYS(umount2, path, 2 /* MNT_DETACH */);
+    if (r == -EINVAL || r == -EPERM) /* locked: it came with the user namespace */
+        r = SYS(mount, "tmpfs", path, "tmpfs", MS_RDONLY, "size=0,nr_inodes=1");
+    return r == -ENOENT ? 0 : (int)r;
+}
+
 int do_rootfs(struct init *in, const struct plan_step *s)
 {
     const char *path = plan_str(in, s, 0, NULL);
+    if (s->flags & ROOTFS_PLAIN) {
+        in->root_fd = (int)sys_openat(AT_FDCWD_, path, O_PATH | O_DIRECTORY, 0);
+        return in->root_fd < 0 ? in->root_fd : 0;
+    }
     int tree = open_tree(AT_FDCWD_, path, OPEN_TREE_CLONE | AT_RECURSIVE);
     if (tree < 0)
         return tree;
@@ -174,13 +190,13 @@ int do_fsmount(struct init *in, const struct plan_step *s)
     return r;
 }
 
-static int is_device(int fd, uint32_t major, uint32_t minor)
+static int is_device(int fd, uint32_t type, uint32_t major, uint32_t minor)
 {
     struct sys_stat st;
     long r = sys_stat(fd, "", AT_EMPTY_PATH, &st);
     if (r < 0)
         return (int)r;
-    return (st.mode & S_IFMT) == S_IFCHR && st.major == major && st.minor == minor;
+    return (st.mode & S_IFMT) == type && st.major == major && st.minor == minor;
 }
 
 int do_tree(struct init *in, const struct plan_step *s)
@@ -197,7 +213,7 @@ int do_tree(struct init *in, const struct plan_step *s)
     if (fd < 0)
         return fd;
     keep_mount(in, fd);
-    if (s->flags & TREE_DEVICE && is_device(fd, (uint32_t)s->arg[1], (uint32_t)s->arg[2]) != 1) {
+    if (s->flags & TREE_DEVICE && is_device(fd, (uint32_t)s->arg[1], (uint32_t)s->arg[2], (uint32_t)s->arg[3]) != 1) {
         in->code = ERR_UNSAFE;
         return -ENODEV;
     }
@@ -223,6 +239,12 @@ int do_attach(struct init *in, const struct plan_step *s)
 
 int do_setattr(struct init *in, const struct plan_step *s)
 {
+    if (s->str[0]) {
+        int fd = root_open(in, plan_str(in, s, 0, NULL), O_PATH, 0);
+        if (fd < 0)
+            return fd;
+        keep_mount(in, fd);
+    }
     return setattr(in->mount_fd, s->arg[3] ? AT_RECURSIVE : 0, s->arg[0], s->arg[1], s->arg[2]);
 }
 
@@ -270,8 +292,12 @@ int do_symlink(struct init *in, const struct plan_step *s)
     int dir = root_parent(in, plan_str(in, s, 1, NULL), name);
     if (dir < 0)
         return dir;
+    if (s->flags & SYMLINK_REPLACE)
+        SYS(unlinkat, dir, name, 0); /* symlinkat will say if it is still there */
     long r = SYS(symlinkat, target, dir, name);
-    if (r == -EEXIST) {
+    if (r == -EEXIST && (s->flags & SYMLINK_KEEP)) {
+        r = 0;
+    } else if (r == -EEXIST) {
         long n = SYS(readlinkat, dir, name, old, sizeof old - 1);
         if (n > 0) {
             old[n] = 0;
@@ -289,7 +315,7 @@ static int null_source(struct init *in)
         int fd = (int)sys_openat(AT_FDCWD_, "/dev/null", O_PATH | O_NOFOLLOW, 0);
         if (fd < 0)
             return fail_at(in, fd, "/dev/null");
-        if (is_device(fd, 1, 3) != 1) {
+        if (is_device(fd, S_IFCHR, 1, 3) != 1) {
             in->code = ERR_UNSAFE;
             sys_close(fd);
             return fail_at(in, -ENODEV, "/dev/null");
@@ -362,7 +388,9 @@ int do_pivot(struct init *in, const struct plan_step *s)
     if (r < 0)
         return (int)r;
     host_proc(in); /* the last chance; whoever needs it reports its absence */
-    if (s->flags & PIVOT_MOVE) {
+    if (s->flags & PIVOT_CHROOT) {
+        r = SYS(chroot, ".");
+    } else if (s->flags & PIVOT_MOVE) {
         r = SYS(mount, ".", "/", 0, MS_MOVE, 0);
         if (r == 0)
             r = SYS(chroot, ".");

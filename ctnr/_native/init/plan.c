@@ -21,6 +21,7 @@ static unsigned needs(uint16_t op)
     switch (op) {
     case OP_PROPAGATION:
     case OP_HOST_MKDIR:
+    case OP_HOST_HIDE:
     case OP_ROOTFS:
     case OP_ATTACH:
     case OP_REMOUNT:

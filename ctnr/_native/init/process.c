@@ -2,8 +2,6 @@
 /* What the process itself becomes: namespaces, identity, capabilities, seccomp, the program. */
 #include "init.h"
 
-#define AF_UNIX_FAMILY 1
-
 /* The runtime's own /proc, and nothing that only looks like it (CVE-2025-52881). */
 int host_proc(struct init *in)
 {
@@ -29,7 +27,6 @@ int proc_write(struct init *in, const char *path, const char *value, size_t len)
         return proc;
     struct open_how how = {.flags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW,
                            .resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS};
-    struct sys_stat st;
     long fd = SYS(openat2, proc, path, &how, sizeof how);
     if (fd == -ENOSYS || fd == -EPERM) {
         fd = sys_openat(proc, path, O_WRONLY | O_NOFOLLOW, 0);
@@ -39,7 +36,6 @@ int proc_write(struct init *in, const char *path, const char *value, size_t len)
             return -EXDEV;
         }
     }
-    (void)st;
     if (fd < 0)
         return (int)fd;
     long r;
@@ -68,10 +64,13 @@ int do_nodump(struct init *in, const struct plan_step *s)
 
 int do_join(struct init *in, const struct plan_step *s)
 {
+    if ((in->joined & s->arg[0]) == s->arg[0])
+        return 0;
     long r = SYS(setns, s->fd, s->arg[0]);
     if (r == -EPERM && (s->flags & JOIN_RETRY))
         return 0; /* tried again once the user namespace is joined */
-    (void)in;
+    if (r == 0)
+        in->joined |= s->arg[0];
     return (int)r;
 }
 
@@ -225,12 +224,21 @@ int do_caps(struct init *in, const struct plan_step *s)
         {(uint32_t)s->arg[0], (uint32_t)s->arg[1], (uint32_t)s->arg[2]},
         {(uint32_t)(s->arg[0] >> 32), (uint32_t)(s->arg[1] >> 32), (uint32_t)(s->arg[2] >> 32)},
     };
+    struct __user_cap_data_struct have[2];
     (void)in;
-    long r = SYS(capset, &h, d);
+    long r = SYS(capget, &h, have);
+    /* What cannot be granted is left out (runtime-spec config.md#linux-process); the parent has warned. */
+    for (int i = 0; i < 2; i++) {
+        d[i].permitted &= have[i].permitted;
+        d[i].effective &= d[i].permitted;
+        d[i].inheritable &= have[i].permitted;
+    }
+    if (r == 0)
+        r = SYS(capset, &h, d);
     if (r == 0)
         r = SYS(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
     for (int cap = 0; r == 0 && cap < 64; cap++)
-        if (s->arg[3] >> cap & 1)
+        if ((s->arg[3] >> cap & 1) && (d[cap / 32].permitted & d[cap / 32].inheritable) >> (cap % 32) & 1)
             r = SYS(prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0);
     return (int)r;
 }
@@ -245,9 +253,14 @@ int do_umask(struct init *in, const struct plan_step *s)
 int do_cwd(struct init *in, const struct plan_step *s)
 {
     char cwd[PATH_MAX_];
+    if (in->cwd_done)
+        return 0;
     long r = SYS(chdir, plan_str(in, s, 0, NULL));
+    if ((r == -EACCES || r == -EPERM) && (s->flags & CWD_TRY))
+        return 0; /* root may be less than the user: root-squashed NFS */
     if (r < 0)
         return (int)r;
+    in->cwd_done = 1;
     r = SYS(getcwd, cwd, sizeof cwd);
     if (r == -ENOENT || (r > 0 && cwd[0] != '/')) { /* a leaked directory outside the root: CVE-2024-21626 */
         in->code = ERR_ESCAPED;
@@ -275,6 +288,8 @@ static int executable(const char *path)
 {
     struct sys_stat st;
     long r = sys_stat(AT_FDCWD_, path, 0, &st);
+    if (r == -EPERM || r == -ENOSYS) /* a seccomp profile older than statx: let faccessat say */
+        return (int)SYS(faccessat, AT_FDCWD_, path, 1 /* X_OK */);
     if (r < 0)
         return (int)r;
     if (S_ISDIR_(st.mode))
@@ -321,8 +336,9 @@ int do_wait(struct init *in, const struct plan_step *s)
     int r = msg_send(in, MSG_READY, 0, NULL, 0, -1);
     if (r < 0)
         return r;
-    if (s->fd < 0)
-        return msg_wait_go(in);
+    r = msg_wait_go(in);
+    if (r < 0 || s->fd < 0)
+        return r;
     sys_close(in->sync_fd);
     for (;;) {
         in->sync_fd = -1;
@@ -407,7 +423,7 @@ static void reset_mask(void)
 }
 
 /* Pid 1 of --init: forward every signal to the program, reap everything, end as the program does. */
-static void reap(int child)
+static void __attribute__((noreturn)) reap(int child)
 {
     uint64_t all = ~0ull;
     for (;;) {
@@ -429,13 +445,14 @@ static void reap(int child)
     }
 }
 
-static void fork_reaper(struct init *in)
+int do_reaper(struct init *in, const struct plan_step *s)
 {
     uint64_t all = ~0ull;
+    (void)in, (void)s;
     SYS(rt_sigprocmask, 0 /* SIG_BLOCK */, &all, 0, 8);
     long pid = SYS(clone, SIGCHLD_, 0, 0, 0, 0);
     if (pid < 0)
-        fail(in, (int)pid);
+        return (int)pid;
     if (pid > 0) {
         SYS(close_range, 3, ~0u, 0);
         reap((int)pid);
@@ -445,6 +462,7 @@ static void fork_reaper(struct init *in)
     int group = (int)SYS0(getpid);
     SYS(ioctl, 0, TIOCSPGRP, &group);
     reset_mask();
+    return 0;
 }
 
 int do_exec(struct init *in, const struct plan_step *s)
@@ -458,13 +476,10 @@ int do_exec(struct init *in, const struct plan_step *s)
         find_home(in, home, sizeof home);
         env[n] = home;
     }
-    long r = SYS(close_range, 3 + s->arg[0], ~0u, CLOSE_RANGE_CLOEXEC);
-    if (r < 0 && r != -ENOSYS && r != -EINVAL)
-        return (int)r;
+    /* Once more than at the start; the container's own seccomp filter may refuse it by now, which is no harm. */
+    SYS(close_range, 3 + s->arg[0], ~0u, CLOSE_RANGE_CLOEXEC);
     for (uint64_t fd = 3; fd < 3 + s->arg[0]; fd++)
         SYS(fcntl, fd, 2 /* F_SETFD */, 0);
-    if (s->flags & EXEC_REAPER)
-        fork_reaper(in);
-    r = SYS(execve, in->exe, argv, env);
+    long r = SYS(execve, in->exe, argv, env);
     return fail_at(in, (int)r, in->exe);
 }

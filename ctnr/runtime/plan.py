@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan: typed steps in execution order, each with the config field it came from; its encoding; its words.
+
+HOT. The only producer of the format in `_native/plan.h`. What a step means is written there and in `init/`.
+"""
+
+from __future__ import annotations
+
+from _struct import Struct
+
+# enum plan_op of plan.h, in its order; a test compares the two
+(
+    NONE,
+    OOM_SCORE,
+    NODUMP,
+    JOIN,
+    UNSHARE,
+    TIMENS,
+    CLONE,
+    SYNC,
+    SETID0,
+    SETSID,
+    PROPAGATION,
+    HOST_MOUNT,
+    HOST_MKDIR,
+    HOST_HIDE,
+    ROOTFS,
+    FSMOUNT,
+    TREE,
+    ATTACH,
+    SETATTR,
+    REMOUNT,
+    MKNOD,
+    SYMLINK,
+    MASK,
+    READONLY,
+    PIVOT,
+    HOSTNAME,
+    DOMAINNAME,
+    SYSCTL,
+    KEYRING,
+    CONSOLE,
+    HOOK,
+    RLIMIT,
+    MKCWD,
+    USER,
+    BOUNDING,
+    CAPS,
+    UMASK,
+    CWD,
+    NO_NEW_PRIVS,
+    SECCOMP,
+    LOOKUP,
+    WAIT,
+    REAPER,
+    EXEC,
+) = range(44)
+
+# flags, as in plan.h
+JOIN_RETRY = 1
+FSMOUNT_LEGACY, FSMOUNT_STRICT, FSMOUNT_COPYUP = 1, 2, 4
+TREE_NOFOLLOW, TREE_DEVICE = 1, 2
+ATTACH_NOFOLLOW, ATTACH_NOCREATE = 1, 2
+PIVOT_MOVE, PIVOT_READONLY, PIVOT_CHROOT = 1, 2, 4
+ROOTFS_PLAIN = 1
+SYMLINK_REPLACE, SYMLINK_KEEP = 1, 2
+CWD_TRY = 1
+CONSOLE_BIND = 1
+USER_SETGROUPS = 1
+EXEC_HOME = 1
+
+PHASE_MAPS, PHASE_CGROUP, PHASE_HOOKS, PHASE_LIMITS = 1, 2, 3, 4
+MSG_ERROR, MSG_SYNC, MSG_PID, MSG_CONSOLE, MSG_READY, MSG_GO = 1, 2, 3, 4, 5, 6
+ERR_SYSCALL, ERR_NOT_FOUND, ERR_NOT_EXEC, ERR_ESCAPED, ERR_UNSAFE = 0, 1, 2, 3, 4
+ERR_HOOK_STATUS, ERR_HOOK_TIMEOUT, ERR_PLAN = 5, 6, 7
+MESSAGE = Struct("<IIiI")
+
+_MAGIC = 0x314E4C50
+_HEADER = Struct("<IIII")
+_STEP = Struct("<HHi5Q4I")
+_LENGTH = Struct("<I")
+_MASK64 = (1 << 64) - 1
+
+
+class Step:
+    """One step. `ref` names an fd that the launcher opens or makes ("" for none): see launch.py."""
+
+    __slots__ = ("args", "field", "flags", "op", "ref", "strings")
+
+    def __init__(
+        self,
+        op: int,
+        field: str,
+        strings: tuple[str | bytes | None, ...],
+        args: tuple[int, ...],
+        flags: int,
+        ref: str,
+    ) -> None:
+        self.op = op
+        self.field = field
+        self.strings = strings
+        self.args = args
+        self.flags = flags
+        self.ref = ref
+
+
+class Plan:
+    """Steps, in order. `clone` is the CLONE_NEW* of the first process; the rest is in the steps."""
+
+    __slots__ = ("clone", "steps")
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.clone = 0
+
+    def add(
+        self,
+        op: int,
+        field: str,
+        *strings: str | bytes | None,
+        args: tuple[int, ...] = (),
+        flags: int = 0,
+        ref: str = "",
+    ) -> None:
+        self.steps.append(Step(op, field, strings, args, flags, ref))
+
+    def refs(self) -> list[str]:
+        return [step.ref for step in self.steps if step.ref]
+
+    def encode(self, fds: dict[str, int]) -> bytes:
+        """The buffer for the init; `fds` has a number for every ref."""
+        steps = self.steps
+        offset = _HEADER.size + len(steps) * _STEP.size
+        head = []
+        body = []
+        for step in steps:
+            offsets = [0, 0, 0, 0]
+            for i, text in enumerate(step.strings):
+                if text is None:
+                    continue
+                data = text if text.__class__ is bytes else text.encode("utf-8", "surrogateescape")  # type: ignore[union-attr]
+                length = len(data)
+                offsets[i] = offset
+                body.append(_LENGTH.pack(length))
+                body.append(data)  # type: ignore[arg-type]
+                pad = 4 - (length & 3)  # at least one NUL
+                body.append(b"\0\0\0\0"[:pad])
+                offset += 4 + length + pad
+            args = step.args
+            n = len(args)
+            args = tuple(a & _MASK64 for a in args) + (0, 0, 0, 0, 0)[n:]
+            fd = fds[step.ref] if step.ref else -1
+            head.append(_STEP.pack(step.op, step.flags, fd, *args, *offsets))
+        return _HEADER.pack(_MAGIC, offset, len(steps), 0) + b"".join(head) + b"".join(body)
+
+    def explain(self) -> str:
+        """The plan in words, a line a step, each with the config field it came from."""
+        from ctnr.runtime.explain import explain
+
+        return explain(self)
+
+
+def strings(items: list[str]) -> bytes:
+    """A list (argv, env) as the plan has it."""
+    if not items:
+        return b""
+    return ("\0".join(items) + "\0").encode("utf-8", "surrogateescape")
