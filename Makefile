@@ -46,7 +46,7 @@ check: $(VENV)/.setuptools $(VENV)/.group-check ## Lint: Python, types, layers; 
 	set -e; for cc in gcc clang; do \
 		command -v $$cc >/dev/null || continue; \
 		CC=$$cc $(BIN)/python3 setup.py --quiet build_ext --force --build-lib build/check --build-temp build/check \
-			build_scripts --force --build-dir build/check; \
+			build_scripts --force --build-dir build/check/bin; \
 		for file in $(filter-out ctnr/% launcher/%,$(C_FILES)); do \
 			$$cc -std=gnu11 -O2 -Wall -Wextra -Werror -c $$file -o /dev/null; \
 		done; \
