@@ -7,6 +7,7 @@ HOT: imported by create, run and start.
 from __future__ import annotations
 
 from ctnr.errors import SpecError
+from ctnr.spec.schema import quote
 from ctnr.spec.tables import (
     MOUNT_ATTR__ATIME,
     MOUNT_EXTENSIONS,
@@ -102,7 +103,7 @@ def parse_options(options: list[str], path: str) -> MountOptions:
     o.rbind = o.flags & MS_REC != 0
     o.remount = o.flags & MS_REMOUNT != 0
     if o.bind and data:
-        raise SpecError(f"{path}[{options.index(data[0])}]", f'unknown mount option "{data[0]}" for a bind mount')
+        raise SpecError(f"{path}[{options.index(data[0])}]", f"unknown mount option {quote(data[0])} for a bind mount")
     o.data = ",".join(data)
     return o
 
