@@ -342,7 +342,7 @@ static PyObject *n_spawn(PyObject *self, PyObject *args)
             ctnr_os_error();
         goto out;
     }
-    result = Py_BuildValue("liO", pid, s.pidfd, s.in_cgroup ? Py_True : Py_False);
+    result = Py_BuildValue("li", pid, s.pidfd);
 out:
     for (int i = 0; i < MAX_ARGS; i++)
         Py_XDECREF(held[i]);
@@ -353,7 +353,7 @@ out:
 #define FN(name, fn, doc) {name, fn, METH_VARARGS, doc}
 
 static PyMethodDef methods[] = {
-    FN("spawn", n_spawn, "spawn(flags, cgroup_fd, argv, stdin, stdout, stderr, keep_fds, ambient) -> (pid, pidfd, in_cgroup)"),
+    FN("spawn", n_spawn, "spawn(flags, cgroup_fd, argv, stdin, stdout, stderr, keep_fds, ambient) -> (pid, pidfd)"),
     FN("init_image", n_init_image, "init_image() -> bytes: the static init's ELF image"),
     FN("sealed_memfd", n_sealed, "sealed_memfd(name, data) -> fd"),
     FN("pidfd_open", n_pidfd_open, "pidfd_open(pid, flags=0) -> fd"),

@@ -38,6 +38,7 @@ enum plan_op {
     OP_NONE = 0,
     OP_OOM_SCORE,   /* arg0: oom_score_adj + 1000 */
     OP_NODUMP,      /* prctl(PR_SET_DUMPABLE, 0): joining namespaces with strangers in them (CVE-2016-9962) */
+    OP_CGROUP,      /* fd: a tasks or cgroup.procs file that this process writes itself into */
     OP_JOIN,        /* fd: namespace; arg0: CLONE_NEW*; flags JOIN_RETRY: EPERM is tried again after the user namespace */
     OP_UNSHARE,     /* arg0: CLONE_NEW* */
     OP_TIMENS,      /* str0: text for timens_offsets ("" for none); unshares the time namespace of the children */
@@ -109,9 +110,8 @@ enum plan_op {
 
 /* SYNC phases */
 #define PHASE_MAPS 1   /* uid and gid maps are written */
-#define PHASE_CGROUP 2 /* the process is in its cgroups */
-#define PHASE_HOOKS 3  /* prestart and createRuntime hooks have run */
-#define PHASE_LIMITS 4 /* the parent has set rlimits that only it may set */
+#define PHASE_HOOKS 2  /* prestart and createRuntime hooks have run */
+#define PHASE_LIMITS 3 /* the parent has set rlimits that only it may set */
 
 /* Messages on the sync socket (SOCK_SEQPACKET). data follows the struct. */
 struct plan_msg {

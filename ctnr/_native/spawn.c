@@ -151,12 +151,10 @@ NOINLINE long ctnr_spawn(struct spawn *s)
     }
     s->pidfd = -1;
     s->err = 0;
-    s->in_cgroup = s->cgroup_fd >= 0;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &old); /* a handler of ours must not run in the child */
     long pid = clone_call(SYS_clone3, (long)&a, sizeof a, 0, child, s);
-    if (pid == -ENOSYS || pid == -EPERM) { /* a seccomp profile that knows clone only */
-        s->in_cgroup = 0;
+    if ((pid == -ENOSYS || pid == -EPERM) && s->cgroup_fd < 0) { /* a seccomp profile that knows clone only */
         pid = clone_call(SYS_clone, (long)((s->flags & 0xffffffffu) | CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD),
                          (long)(stack + sizeof stack), (long)&s->pidfd, child, s);
     }

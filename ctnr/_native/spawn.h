@@ -15,11 +15,11 @@ struct spawn {
     int ambient;     /* carry the capabilities of the new user namespace over the exec */
     /* results */
     int pidfd;
-    int in_cgroup; /* born in cgroup_fd: false after the fallback to clone(2) */
     int err;       /* errno of the child's exec */
 };
 
-/* Start the init. Returns its pid, or -errno. Safe from any thread; needs no GIL. */
+/* Start the init. Returns its pid, or -errno. Safe from any thread; needs no GIL. Where clone3 is refused, clone(2) serves,
+ * but not with a cgroup_fd: then ENOSYS or EPERM is the answer, and the init has to join the cgroup itself. */
 long ctnr_spawn(struct spawn *s);
 
 #endif

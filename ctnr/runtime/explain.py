@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 WORDS = {
     p.OOM_SCORE: "set oom_score_adj",
     p.NODUMP: "become undumpable: nobody in the namespaces to be joined may trace this process",
+    p.CGROUP: "join {ref}",
     p.JOIN: "join namespace {ref}",
     p.UNSHARE: "enter a new {clone0} namespace",
     p.TIMENS: "make a time namespace for the next process, offsets: {s0}",
@@ -59,7 +60,6 @@ WORDS = {
 
 PHASES = {
     p.PHASE_MAPS: "to write the id maps",
-    p.PHASE_CGROUP: "to put this process into its cgroups",
     p.PHASE_HOOKS: "to run the prestart and createRuntime hooks",
     p.PHASE_LIMITS: "to set the resource limits that only it may set",
 }

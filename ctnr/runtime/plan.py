@@ -13,6 +13,7 @@ from _struct import Struct
     NONE,
     OOM_SCORE,
     NODUMP,
+    CGROUP,
     JOIN,
     UNSHARE,
     TIMENS,
@@ -54,7 +55,7 @@ from _struct import Struct
     WAIT,
     REAPER,
     EXEC,
-) = range(44)
+) = range(45)
 
 # flags, as in plan.h
 JOIN_RETRY = 1
@@ -69,7 +70,7 @@ CONSOLE_BIND = 1
 USER_SETGROUPS = 1
 EXEC_HOME = 1
 
-PHASE_MAPS, PHASE_CGROUP, PHASE_HOOKS, PHASE_LIMITS = 1, 2, 3, 4
+PHASE_MAPS, PHASE_HOOKS, PHASE_LIMITS = 1, 2, 3
 MSG_ERROR, MSG_SYNC, MSG_PID, MSG_CONSOLE, MSG_READY, MSG_GO = 1, 2, 3, 4, 5, 6
 ERR_SYSCALL, ERR_NOT_FOUND, ERR_NOT_EXEC, ERR_ESCAPED, ERR_UNSAFE = 0, 1, 2, 3, 4
 ERR_HOOK_STATUS, ERR_HOOK_TIMEOUT, ERR_PLAN = 5, 6, 7

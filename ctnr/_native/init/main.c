@@ -8,6 +8,7 @@
 static step_fn *const steps[OP_COUNT] = {
     [OP_OOM_SCORE] = do_oom_score,
     [OP_NODUMP] = do_nodump,
+    [OP_CGROUP] = do_cgroup,
     [OP_JOIN] = do_join,
     [OP_UNSHARE] = do_unshare,
     [OP_TIMENS] = do_timens,

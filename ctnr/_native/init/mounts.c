@@ -44,6 +44,7 @@ int do_host_mkdir(struct init *in, const struct plan_step *s)
 int do_host_hide(struct init *in, const struct plan_step *s)
 {
     const char *path = plan_str(in, s, 0, NULL);
+    host_proc(in); /* while it can be reached; who needs it later reports its absence */
     long r = SYS(mount, 0, path, 0, MS_SLAVE | MS_REC, 0);
     if (r == 0)
         r = SYS(umount2, path, 2 /* MNT_DETACH */);

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config.json -> Plan: every decision about a container's start, and none of its system calls.
+
+HOT. compile_create() is the container's first process, compile_exec() a process that joins it.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from ctnr import files
+from ctnr.errors import SpecError
+from ctnr.runtime import cgroups, rootfs
+from ctnr.runtime import plan as p
+from ctnr.runtime.plan import Plan
+from ctnr.spec.tables import (
+    CAPABILITIES,
+    CLONE_NEWCGROUP,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
+    NAMESPACES,
+    RLIMITS,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctnr.runtime.cgroups import Cgroup, Layout
+    from ctnr.runtime.plan import Step
+    from ctnr.spec.mounts import MountOptions
+    from ctnr.spec.types import Config, IDMapping, Linux, Mount, Process
+
+_DEFAULT_UMASK = 0o022
+
+# what the config may ask for and this version cannot do: an error, never ignored
+_LATER_PROCESS = ("scheduler", "ioPriority", "execCPUAffinity", "apparmorProfile", "selinuxLabel")
+_LATER_LINUX = ("netDevices", "intelRdt", "memoryPolicy", "personality", "mountLabel")
+
+
+class Context:
+    """Facts and options that the compilation needs beside the config; nothing here is decided by the container."""
+
+    __slots__ = (
+        "bundle",
+        "cgroup",
+        "cgroup_files",
+        "cgroup_ready",
+        "config",
+        "console",
+        "euid",
+        "has_kcore",
+        "id",
+        "init",
+        "layout",
+        "linux",
+        "listen",
+        "mount_namespace",
+        "new_cgroup_namespace",
+        "no_new_keyring",
+        "no_pivot",
+        "preserve_fds",
+        "root_steps",
+        "rootfs",
+        "setgroups",
+        "trees",
+        "user_namespace",
+    )
+
+    def __init__(self, config: Config, id: str, bundle: str) -> None:
+        self.config = config
+        self.linux: Linux = config.get("linux") or {}
+        self.id = id
+        self.bundle = bundle
+        self.rootfs = ""
+        self.euid = posix.geteuid()
+        self.cgroup: Cgroup | None = None
+        self.cgroup_files = 0  # how many files the process writes itself into to join
+        self.cgroup_ready = False
+        self.layout: Layout | None = None
+        self.console = ""  # ref of the console socket; "" sends the master to the parent
+        self.listen = True  # `start` comes over a socket, not from the parent
+        self.init = False  # --init: reap
+        self.no_pivot = False
+        self.no_new_keyring = False
+        self.preserve_fds = 0
+        self.setgroups = True
+        self.root_steps: list[Step] = []  # mounts that make the root filesystem itself (engine)
+        self.trees: dict[str, tuple[str, bool, MountOptions, Mount, str]] = {}
+        namespaces = {n["type"]: n.get("path", "") for n in self.linux.get("namespaces") or ()}
+        self.user_namespace = "user" in namespaces
+        self.mount_namespace = "mount" in namespaces
+        self.new_cgroup_namespace = namespaces.get("cgroup", "-") == ""
+        self.has_kcore = exists("/proc/kcore")
+
+    @property
+    def privileged_parent(self) -> bool:
+        """The runtime can do what the container's root cannot."""
+        return self.euid == 0 and self.user_namespace
+
+    def cgroup_layout(self) -> Layout:
+        if self.layout is None:
+            self.layout = cgroups.layout()
+        return self.layout
+
+    def cgroup_dir(self, controller: str) -> tuple[str, bool]:
+        """The directory of the container's cgroup in a hierarchy, and whether it is the container's own."""
+        if self.cgroup is not None and controller in self.cgroup.paths:
+            return self.cgroup.paths[controller], True
+        layout = self.cgroup_layout()
+        point = layout.v1[controller] if controller else layout.unified or ""
+        return layout.own.get(controller, point), False
+
+    def need_cgroup_namespace(self, plan: Plan) -> None:
+        """A cgroup namespace shows the cgroup that its maker is in: the init is in the container's from the start."""
+        if self.new_cgroup_namespace and not self.cgroup_ready:
+            self.cgroup_ready = True
+            plan.add(p.UNSHARE, "linux.namespaces", args=(CLONE_NEWCGROUP,))
+
+
+def exists(path: str) -> bool:
+    try:
+        posix.stat(path)
+    except OSError:
+        return False
+    return True
+
+
+def check_supported(config: Config) -> None:
+    """Refuse what the config asks for and this version does not do."""
+    process = config.get("process") or {}
+    linux = config.get("linux") or {}
+    for name in _LATER_PROCESS:
+        if process.get(name):
+            raise SpecError(f"process.{name}", "is not supported by this version of ctnr")
+    for name in _LATER_LINUX:
+        if linux.get(name):
+            raise SpecError(f"linux.{name}", "is not supported by this version of ctnr")
+
+
+def compile_create(ctx: Context) -> Plan:
+    """The plan of the container's first process."""
+    plan = Plan()
+    config = ctx.config
+    process: Process = config.get("process") or {}
+    if not process.get("args"):
+        raise SpecError("process.args", "nothing to run: ctnr needs the program at create")
+    _namespaces(plan, ctx, process)
+    _cgroup(plan, ctx)
+    plan.add(p.SETSID, "")
+    rootfs.begin(plan, ctx)
+    if ctx.mount_namespace:
+        rootfs.mounts(plan, ctx)
+        rootfs.devices(plan, ctx)
+    hooks = config.get("hooks") or {}
+    terminal = process.get("terminal", False)
+    if terminal:
+        _console(plan, ctx, process, p.CONSOLE_BIND if ctx.mount_namespace else 0)
+    ctx.need_cgroup_namespace(plan)
+    if hooks.get("prestart") or hooks.get("createRuntime"):
+        plan.add(p.SYNC, "hooks", args=(p.PHASE_HOOKS,))
+    elif hooks.get("createContainer"):
+        plan.add(p.SYNC, "hooks.createContainer", args=(p.PHASE_HOOKS,))
+    _hooks(plan, config, "createContainer")
+    if ctx.mount_namespace:
+        rootfs.protect(plan, ctx)
+    rootfs.enter(plan, ctx)
+    if config.get("hostname"):
+        plan.add(p.HOSTNAME, "hostname", config["hostname"])
+    if config.get("domainname"):
+        plan.add(p.DOMAINNAME, "domainname", config["domainname"])
+    rootfs.sysctls(plan, ctx)
+    _become(plan, ctx, process, "process")
+    plan.add(p.WAIT, "", ref="start" if ctx.listen else "")
+    _hooks(plan, config, "startContainer")
+    _execute(plan, ctx, process, "process")
+    return plan
+
+
+def compile_exec(ctx: Context, process: Process, namespaces: int, path: str = "process") -> Plan:
+    """The plan of one more process in a running container; `namespaces` are the CLONE_NEW* to join, by its pidfd."""
+    if not process.get("args"):
+        raise SpecError(f"{path}.args", "nothing to run")
+    for name in _LATER_PROCESS:
+        if process.get(name):
+            raise SpecError(f"{path}.{name}", "is not supported by this version of ctnr")
+    plan = Plan()
+    _oom_score(plan, process, path)
+    _cgroup(plan, ctx)
+    plan.add(p.NODUMP, "")
+    if namespaces:
+        plan.add(p.JOIN, "linux.namespaces", args=(namespaces,), ref="container")
+    plan.add(p.CLONE, "", args=(0,))
+    if ctx.user_namespace:
+        plan.add(p.SETID0, "linux.uidMappings")
+    plan.add(p.SETSID, "")
+    if process.get("terminal"):
+        _console(plan, ctx, process, 0)
+    _become(plan, ctx, process, path)
+    plan.add(p.WAIT, "")
+    _execute(plan, ctx, process, path)
+    return plan
+
+
+def _namespaces(plan: Plan, ctx: Context, process: Process) -> None:
+    """Joins and clones, in the one order that has the needed privileges at each step.
+
+    Namespaces that are only new come with the clone of the first process. A pid or user namespace that is joined, or a
+    time namespace with offsets, is entered by a process that then makes the container's first one, and so is whatever must
+    be joined before a new user namespace takes the privileges away.
+    """
+    new = 0
+    joined: list[tuple[str, int, str, str]] = []
+    for i, namespace in enumerate(ctx.linux.get("namespaces") or ()):
+        name, path = namespace["type"], namespace.get("path", "")
+        if path:
+            joined.append((name, NAMESPACES[name], path, f"linux.namespaces[{i}].path"))
+        else:
+            new |= NAMESPACES[name]
+    new &= ~CLONE_NEWCGROUP  # later: Context.need_cgroup_namespace
+    offsets = _time_offsets(ctx)
+    types = 0
+    for _, flag, _, _ in joined:
+        types |= flag
+    relay = types & (CLONE_NEWPID | CLONE_NEWUSER) or (joined and new & CLONE_NEWUSER) or new & CLONE_NEWTIME
+    if not relay:
+        plan.clone = new
+        if not new & CLONE_NEWUSER:
+            _oom_score(plan, process, "process")
+        for name, flag, path, field in joined:
+            plan.add(p.JOIN, field, args=(flag,), ref=f"ns:{name}:{path}")
+    else:
+        if new & CLONE_NEWTIME and new & CLONE_NEWUSER and ctx.euid != 0:
+            # only the owner of a user namespace may make the time namespace: make that first, for both processes
+            plan.clone = CLONE_NEWUSER
+            plan.add(p.SYNC, "linux.uidMappings", args=(p.PHASE_MAPS,))
+            plan.add(p.SETID0, "linux.uidMappings")
+            new &= ~CLONE_NEWUSER
+        elif not new & CLONE_NEWUSER:
+            _oom_score(plan, process, "process")
+        if types:
+            plan.add(p.NODUMP, "")
+        first = [j for j in joined if j[1] != CLONE_NEWUSER]
+        user = [j for j in joined if j[1] == CLONE_NEWUSER]
+        for name, flag, path, field in first if ctx.euid == 0 or not user else ():
+            plan.add(p.JOIN, field, args=(flag,), flags=p.JOIN_RETRY if user else 0, ref=f"ns:{name}:{path}")
+        for name, flag, path, field in user:
+            plan.add(p.JOIN, field, args=(flag,), ref=f"ns:{name}:{path}")
+        for name, flag, path, field in first if user else ():
+            plan.add(p.JOIN, field, args=(flag,), ref=f"ns:{name}:{path}")
+        if new & CLONE_NEWTIME:
+            plan.add(p.TIMENS, "linux.timeOffsets", offsets)
+            new &= ~CLONE_NEWTIME
+        plan.add(p.CLONE, "linux.namespaces", args=(new,))
+        if user:
+            plan.add(p.SETID0, "linux.uidMappings")
+    if new & CLONE_NEWUSER:
+        plan.add(p.SYNC, "linux.uidMappings", args=(p.PHASE_MAPS,))
+        plan.add(p.SETID0, "linux.uidMappings")
+
+
+def _cgroup(plan: Plan, ctx: Context) -> None:
+    for i in range(ctx.cgroup_files):
+        plan.add(p.CGROUP, "linux.cgroupsPath", ref=f"cgroup:{i}")
+
+
+def _time_offsets(ctx: Context) -> str:
+    """time_namespaces(7): a line for each clock."""
+    lines = []
+    for clock, offset in (ctx.linux.get("timeOffsets") or {}).items():
+        lines.append(f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}\n")
+    return "".join(lines)
+
+
+def _oom_score(plan: Plan, process: Process, path: str) -> None:
+    score = process.get("oomScoreAdj")
+    if score is not None:
+        plan.add(p.OOM_SCORE, f"{path}.oomScoreAdj", args=(score + 1000,))
+
+
+def _console(plan: Plan, ctx: Context, process: Process, flags: int) -> None:
+    size = process.get("consoleSize") or {}
+    args = (size.get("height", 0), size.get("width", 0))
+    plan.add(p.CONSOLE, "process.terminal", args=args, flags=flags, ref=ctx.console)
+
+
+def _hooks(plan: Plan, config: Config, kind: str) -> None:
+    hooks = config.get("hooks") or {}
+    for i, hook in enumerate(hooks.get(kind) or ()):  # type: ignore[misc, call-overload]
+        timeout = (hook.get("timeout") or 0) * 1000
+        argv = p.strings(hook.get("args") or [hook["path"]])
+        env = p.strings(hook.get("env") or [])
+        plan.add(p.HOOK, f"hooks.{kind}[{i}]", hook["path"], argv, env, args=(timeout,))
+
+
+def capability_mask(names: list[str] | None) -> int:
+    """The set as a bit mask; unknown names were warned about by validate()."""
+    mask = 0
+    for name in names or ():
+        number = CAPABILITIES.get(name)
+        if number is not None:
+            mask |= 1 << number
+    return mask
+
+
+def _become(plan: Plan, ctx: Context, process: Process, path: str) -> None:
+    """What the process is, up to the point where it waits for `start`; order matters, see each."""
+    if not ctx.no_new_keyring:
+        plan.add(p.KEYRING, "", f"_ses.{ctx.id}")
+    for i, limit in enumerate(process.get("rlimits") or ()):
+        if ctx.privileged_parent:
+            continue
+        args = (RLIMITS[limit["type"]], limit["soft"], limit["hard"])
+        plan.add(p.RLIMIT, f"{path}.rlimits[{i}]", args=args)
+    if ctx.privileged_parent and process.get("rlimits"):
+        plan.add(p.SYNC, f"{path}.rlimits", args=(p.PHASE_LIMITS,))
+    cwd = process.get("cwd") or "/"
+    user = process.get("user") or {}
+    capabilities = process.get("capabilities") or {}
+    plan.add(p.MKCWD, f"{path}.cwd", cwd)
+    no_new_privs = process.get("noNewPrivileges", False)
+    if no_new_privs:
+        plan.add(p.NO_NEW_PRIVS, f"{path}.noNewPrivileges")
+    else:
+        _seccomp(plan, ctx)  # without no_new_privs it takes CAP_SYS_ADMIN
+    plan.add(p.BOUNDING, f"{path}.capabilities.bounding", args=(capability_mask(capabilities.get("bounding")),))
+    plan.add(p.CWD, f"{path}.cwd", cwd, flags=p.CWD_TRY)
+    groups = user.get("additionalGids") or []
+    if groups and not ctx.setgroups:
+        raise SpecError(
+            f"{path}.user.additionalGids", "cannot be set in a user namespace with a single id (setgroups is denied there)"
+        )
+    ids = b"".join(gid.to_bytes(4, "little") for gid in groups)
+    plan.add(
+        p.USER,
+        f"{path}.user",
+        ids,
+        args=(user.get("uid", 0), user.get("gid", 0), len(groups)),
+        flags=p.USER_SETGROUPS if ctx.setgroups else 0,
+    )
+    sets = ("effective", "permitted", "inheritable", "ambient")
+    masks = tuple(capability_mask(capabilities.get(name)) for name in sets)  # type: ignore[arg-type]
+    plan.add(p.CAPS, f"{path}.capabilities", args=masks)
+    plan.add(p.CWD, f"{path}.cwd", cwd)
+    umask = user.get("umask")
+    plan.add(p.UMASK, f"{path}.user.umask", args=(_DEFAULT_UMASK if umask is None else umask,))
+    search = ""
+    for entry in process.get("env") or ():
+        if entry.startswith("PATH="):
+            search = entry[5:]
+    plan.add(p.LOOKUP, f"{path}.args[0]", process["args"][0], search)
+
+
+def _seccomp(plan: Plan, ctx: Context) -> None:
+    section = ctx.linux.get("seccomp")
+    if section:
+        from ctnr.runtime import seccomp
+
+        filter = seccomp.compile(section)  # type: ignore[arg-type]
+        if filter.program:
+            plan.add(p.SECCOMP, "linux.seccomp", filter.program, args=(filter.flags,))
+
+
+def _execute(plan: Plan, ctx: Context, process: Process, path: str) -> None:
+    if ctx.init:
+        plan.add(p.REAPER, "--init")
+    if process.get("noNewPrivileges", False):
+        _seccomp(plan, ctx)
+    argv = p.strings(process["args"])
+    env = p.strings(process.get("env") or [])
+    plan.add(p.EXEC, f"{path}.args", argv, env, args=(ctx.preserve_fds,), flags=p.EXEC_HOME)
+
+
+def joined_namespaces(config: Config) -> int:
+    """CLONE_NEW* of the namespaces that the container has to itself or joined: what an exec has to join."""
+    flags = 0
+    for namespace in (config.get("linux") or {}).get("namespaces") or ():
+        flags |= NAMESPACES[namespace["type"]]
+    return flags
+
+
+def id_maps(linux: Linux) -> tuple[list[IDMapping], list[IDMapping]]:
+    return list(linux.get("uidMappings") or ()), list(linux.get("gidMappings") or ())
+
+
