@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container's cgroup, on v1, v2 and hybrid machines: made, limited, joined, frozen, killed, removed.
+
+HOT: imported by every verb that has a cgroup. This module is the whole interface; the others of this package are its
+parts: `layout` (what is mounted, where things go), `resources` (what is asked for), `v1` and `v2` (how it is written),
+`devices` (the device policy), `dirs` (directories and files).
+
+Joining costs: a write of a pid to cgroup.procs takes a lock that first waits for an RCU grace period, some 10 ms. Two
+ways do not: CLONE_INTO_CGROUP (v2: fd_v2()), and a process with one thread that writes "0" to v1 `tasks` files itself
+(join_fds(); Linux 5.18). add() is for everything else.
+"""
+
+from __future__ import annotations
+
+from errno import EACCES, EINVAL, EPERM, ESRCH
+from posix import O_CLOEXEC, O_DIRECTORY, O_PATH, O_WRONLY, close, open, rmdir
+from posix import kill as send_signal
+from time import sleep
+
+from ctnr.errors import CtnrError, SpecError, SyscallError
+from ctnr.runtime.cgroups import dirs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+    from ctnr.runtime.cgroups.layout import Layout
+
+    Resources = Mapping[str, Any]
+
+_SIGKILL = 9
+# Controllers that are v1's alone; v2 is never asked for them
+_V1_ONLY = ("net_cls", "net_prio")
+
+
+class Cgroup:
+    """A container's cgroup: one directory in each hierarchy.
+
+    `paths`: controller, `name=...` or "" (cgroup2) -> absolute directory. `created`: the directories that create() made,
+    which are all that delete() removes. `manager`: "cgroupfs". These belong in the container's state: load() takes them.
+    """
+
+    __slots__ = ("created", "manager", "paths", "rootless")
+
+    def __init__(self, paths: Mapping[str, str], manager: str, created: Iterable[str], rootless: bool) -> None:
+        self.paths = dict(paths)
+        self.manager = manager
+        self.created = list(created)
+        self.rootless = rootless
+
+    # --- making and limiting
+
+    def create(self, resources: Resources | None = None, devices: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Make the directories and write the limits; nothing is left behind on failure.
+
+        `resources` and `devices` are `linux.resources` and `linux.devices`. A cgroup that is there already must be
+        empty and not frozen. Raises SpecError, SyscallError, CtnrError.
+        """
+        resources = resources or {}
+        self._check(resources)
+        made: list[str] = []
+        try:
+            existing = [path for path in self._directories() if not dirs.make(path, made)]
+            for path in existing:
+                self._vet(path)
+            self.created = [path for path in self._directories() if path in made]
+            if "cpuset" in self.paths:
+                from ctnr.runtime.cgroups import v1
+
+                v1.cpuset_start(self.paths["cpuset"], resources)
+            self._write(resources, new=True)
+            if not self.rootless:
+                self._set_devices(resources, devices, existing)
+        except BaseException as e:
+            self.created = []
+            for path in reversed(made):
+                try:
+                    rmdir(path)
+                except OSError:
+                    continue  # somebody else's cgroup is below by now, or it is gone: either way not ours to remove
+            if isinstance(e, OSError):
+                raise _setup_error(e) from e
+            raise
+
+    def apply(self, resources: Resources) -> None:
+        """Change the limits of a cgroup that exists (`update`); the device list stays as it is, as in runc.
+
+        Raises SpecError, SyscallError.
+        """
+        self._check(resources)
+        try:
+            self._write(resources, new=False)
+        except OSError as e:
+            raise _setup_error(e) from e
+
+    def _directories(self) -> list[str]:
+        # co-mounted controllers share a directory
+        return list(dict.fromkeys(self.paths.values()))
+
+    def _on_v1(self, controller: str) -> str | None:
+        # where v1 has the controller of that (v2) name
+        return self.paths.get("blkio" if controller == "io" else controller)
+
+    def _check(self, resources: Resources) -> None:
+        """Refuse, before anything is made, what no hierarchy here could do."""
+        from ctnr.runtime.cgroups.resources import UNIFIED, wanted
+
+        for controller, field in wanted(resources).items():
+            if self._on_v1(controller) is None and ("" not in self.paths or controller in _V1_ONLY):
+                raise _unavailable(controller, field, self.rootless)
+        if resources.get("unified") and "" not in self.paths:
+            raise SpecError(UNIFIED, "cannot use unified on cgroup v1: no cgroup2 is mounted")
+        memory = resources.get("memory") or {}
+        for name in ("kernel", "kernelTCP"):
+            if memory.get(name) is not None:
+                from ctnr.log import warning
+
+                warning(f"linux.resources.memory.{name} is ignored: it is deprecated and the kernel has no such limit")
+
+    def _write(self, resources: Resources, new: bool) -> None:
+        unified = self.paths.get("")
+        hybrid = len(self.paths) > 1
+        if hybrid or unified is None:
+            from ctnr.runtime.cgroups import v1
+
+            for controller, path in self.paths.items():
+                v1.apply(controller, path, resources)
+        if unified is not None:
+            from ctnr.runtime.cgroups import v2
+            from ctnr.runtime.cgroups.resources import wanted, wanted_unified
+
+            want = {name: field for name, field in wanted(resources).items() if self._on_v1(name) is None}
+            want |= wanted_unified(resources)
+            if new:
+                v2.settle_type(unified, want)
+            # a hybrid machine's cgroup2 is somebody's choice to leave the controllers on v1: no more than is needed
+            have = v2.enable(unified, want, not hybrid) if new else v2.controllers(unified, want)
+            v2.apply(unified, resources, have, self.paths)
+
+    def _set_devices(self, resources: Resources, nodes: Sequence[Mapping[str, Any]], existing: list[str]) -> None:
+        from ctnr.runtime.cgroups import devices
+
+        target = devices.policy(resources.get("devices") or (), nodes)
+        if "devices" in self.paths:
+            from ctnr.runtime.cgroups import v1
+
+            v1.set_devices(self.paths["devices"], target)
+        elif "" in self.paths:
+            from ctnr.runtime.cgroups import v2
+
+            v2.set_devices(self.paths[""], target, fresh=self.paths[""] not in existing)
+        else:
+            raise SpecError(devices.FIELD, "no devices controller is mounted, and without one any device can be opened")
+
+    def _vet(self, path: str) -> None:
+        """Refuse a cgroup that another container may be in (runtime-spec: "fit for purpose"; runc's words)."""
+        pids = dirs.pids(path)
+        if pids:
+            raise CtnrError(f"container's cgroup is not empty: {len(pids)} process(es) found in {path}")
+        if path in (self.paths.get("freezer"), self.paths.get("")) and self.frozen():
+            raise CtnrError(f"container's cgroup unexpectedly frozen: {path}")
+
+    # --- joining
+
+    def add(self, pid: int, sub: str = "") -> None:
+        """Move a process into every hierarchy, `sub` levels below where given. Costs an RCU grace period (see above).
+
+        Raises SpecError for a `sub` that leads elsewhere, SyscallError.
+        """
+        inner = _sub(sub)
+        for path in self._directories():
+            file = path + inner + "/cgroup.procs"
+            pause = 0.001
+            while True:
+                try:
+                    dirs.write(file, str(pid))
+                    break
+                except OSError as e:
+                    # EINVAL: the task is still being forked (TASK_NEW)
+                    if e.errno != EINVAL or pause > 0.1:
+                        raise SyscallError(f"add process {pid} to", e.errno or 0, file) from e
+                sleep(pause)
+                pause *= 2
+
+    def join_fds(self, sub: str = "", unified: bool = False) -> list[int]:
+        """Files into which a new process with a single thread writes "0" to put itself into the v1 hierarchies.
+
+        With `unified` also into cgroup2 (the last one; costly), where CLONE_INTO_CGROUP cannot be had. Permission was
+        checked by this open: the writer may have changed its user since. A new cgroup namespace is to be unshared
+        after. The caller closes the fds. Raises SpecError, SyscallError.
+        """
+        inner = _sub(sub)
+        fds: list[int] = []
+        below = self.paths.get("")
+        files = [f"{path}{inner}/tasks" for path in self._directories() if path != below]
+        if unified and below is not None:
+            files.append(f"{below}{inner}/cgroup.procs")
+        try:
+            for file in files:
+                fds.append(open(file, O_WRONLY | O_CLOEXEC))
+        except OSError as e:
+            for fd in fds:
+                close(fd)
+            raise SyscallError("join the cgroup", e.errno or 0, file) from e
+        return fds
+
+    def fd_v2(self, sub: str = "", init: int = 0) -> int | None:
+        """The cgroup2 directory as an fd for CLONE_INTO_CGROUP, None where there is none. The caller closes it.
+
+        `init`: the pid of the container's first process, for when a clone into the container's own cgroup failed with
+        EBUSY: the container has moved its processes further down, and the new one goes to where the first is now.
+        Raises SpecError, SyscallError.
+        """
+        path = self.paths.get("")
+        if path is None:
+            return None
+        path += _sub(sub)
+        if init:
+            path = self._whereabouts(init) or path
+        try:
+            return open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)
+        except OSError as e:
+            raise SyscallError("open the cgroup", e.errno or 0, path) from e
+
+    def _whereabouts(self, pid: int) -> str | None:
+        # the directory of a process' cgroup2, if it is in ours or below
+        from ctnr.runtime.cgroups.layout import layout
+
+        top = self.paths[""]
+        path = layout(cgroup=dirs.read(f"/proc/{pid}/cgroup")).own.get("")
+        return path if path is not None and (path == top or path.startswith(top + "/")) else None
+
+    def pids(self) -> list[int]:
+        """The processes in the cgroup and below, sorted. Raises SyscallError."""
+        path = self._main()
+        try:
+            return dirs.pids(path)
+        except OSError as e:
+            raise SyscallError("list the processes of the cgroup", e.errno or 0, path) from e
+
+    def _main(self) -> str:
+        # all hierarchies hold the same processes; cgroup2's is the one others read too
+        return next(self.paths[name] for name in ("", "devices", *self.paths) if name in self.paths)
+
+    # --- stopping
+
+    def _freezer(self) -> tuple[Any, str] | None:
+        # v1's where there is one: cgroup2's would do too, but v1 tools would not see it
+        if "freezer" in self.paths:
+            from ctnr.runtime.cgroups import v1
+
+            return v1, self.paths["freezer"]
+        if "" in self.paths:
+            from ctnr.runtime.cgroups import v2
+
+            return v2, self.paths[""]
+        return None
+
+    def freeze(self) -> None:
+        """Stop all processes where they are; returns when all have stopped. Raises SyscallError, CtnrError."""
+        module, path = self._freezer() or _no_freezer()
+        module.freeze(path)
+
+    def thaw(self) -> None:
+        """Let them run on. Raises SyscallError, CtnrError."""
+        module, path = self._freezer() or _no_freezer()
+        module.thaw(path)
+
+    def frozen(self) -> bool:
+        """Whether freeze() was called last. False without a freezer or when the cgroup is gone. Raises SyscallError."""
+        freezer = self._freezer()
+        return freezer is not None and bool(freezer[0].frozen(freezer[1]))
+
+    def kill(self, signal: int = _SIGKILL) -> None:
+        """Send a signal to every process in the cgroup and below, none escaping by forking meanwhile.
+
+        SIGKILL ends a pause, other signals wait for its end. Returns before the processes are gone. Raises SyscallError.
+        """
+        if signal == _SIGKILL and "" in self.paths:
+            from ctnr.runtime.cgroups import v2
+
+            if v2.kill(self.paths[""]):
+                if "freezer" in self.paths and dirs.exists(self.paths["freezer"]):
+                    self.thaw()  # v1 holds even the killed
+                return
+        pids = self.pids()
+        if not pids:
+            return
+        paused = self.frozen()
+        try:
+            self.freeze()
+        except CtnrError:
+            self._kill_running(signal)
+            return
+        try:
+            # frozen, a pid cannot be another process' by now
+            self._send(signal, self.pids())
+        finally:
+            if not paused or signal == _SIGKILL:
+                self.thaw()
+
+    def _send(self, signal: int, pids: Iterable[int]) -> None:
+        failed: OSError | None = None
+        for pid in pids:
+            try:
+                send_signal(pid, signal)
+            except OSError as e:
+                if e.errno != ESRCH:
+                    failed = e
+        if failed is not None:
+            raise SyscallError(f"send signal {signal} to", failed.errno or 0, self._main()) from failed
+
+    def _kill_running(self, signal: int) -> None:
+        """Without a freezer: through pidfds of those that are still there when all are open, until none is new."""
+        from posix import pidfd_open
+
+        from ctnr._native import pidfd_send_signal
+
+        seen: set[int] = set()
+        for _ in range(1000):
+            fds: dict[int, int] = {}
+            try:
+                for pid in set(self.pids()) - seen:
+                    try:
+                        fds[pid] = pidfd_open(pid, 0)
+                    except ProcessLookupError:
+                        continue
+                if not fds:
+                    return
+                for pid in fds.keys() & set(self.pids()):
+                    try:
+                        pidfd_send_signal(fds[pid], signal)
+                    except ProcessLookupError:
+                        continue
+                    except OSError as e:
+                        raise SyscallError(
+                            f"send signal {signal} to process {pid} of", e.errno or 0, self._main()
+                        ) from e
+            finally:
+                seen.update(fds)
+                for fd in fds.values():
+                    close(fd)
+        raise CtnrError(f"cannot signal all processes of {self._main()}: new ones keep appearing")
+
+    # --- ownership and the end
+
+    def chown(self, uid: int, gid: int) -> bool:
+        """Give the cgroup to the container's user (host ids): cgroup2 only, as v1 is not safe to delegate.
+
+        Call it where wants_owner() says so. Returns False, with nothing changed, where any v1 hierarchy is in use, and
+        where a rootless caller may not. Raises SyscallError. Source: runtime-spec config-linux.md#cgroup-ownership.
+        """
+        if set(self.paths) != {""}:
+            return False
+        from ctnr.runtime.cgroups import v2
+
+        try:
+            v2.chown(self.paths[""], uid, gid)
+        except SyscallError as e:
+            if self.rootless and e.errno == EPERM:
+                return False
+            raise
+        return True
+
+    def delete(self, timeout: float = dirs.REMOVE_TIMEOUT) -> None:
+        """Remove what create() made and what the container made below it; what is gone already is no error.
+
+        Dying processes are waited for, up to `timeout` seconds. Raises SyscallError when all was tried and some is left.
+        """
+        failed: CtnrError | None = None
+        for path in self.created:
+            try:
+                dirs.remove(path, timeout)
+            except CtnrError as e:
+                failed = e
+                timeout = 0.0  # the others are held by the same processes
+        if failed is not None:
+            raise failed
+
+
+def new(
+    cgroups_path: str | None,
+    id: str,
+    rootless: bool = False,
+    manager: str = "cgroupfs",
+    resources: Resources | None = None,
+    where: Layout | None = None,
+) -> Cgroup | None:
+    """The cgroup a container is to get, not made yet; None where the user may have none and asks for nothing but devices.
+
+    `cgroups_path` and `resources` are `linux.cgroupsPath` and `linux.resources`; `rootless`: the caller has no power
+    over the machine's cgroups but what was delegated; `where`: for tests. Raises SpecError, SyscallError, CtnrError.
+    """
+    from ctnr.runtime.cgroups.layout import FIELD, layout, may_make, place
+    from ctnr.runtime.cgroups.resources import wanted, wanted_unified
+
+    resources = resources or {}
+    asked = next(iter((*wanted(resources).values(), *wanted_unified(resources).values())), None)
+    if manager == "systemd":
+        raise CtnrError("--systemd-cgroup: the systemd cgroup manager is not supported yet: leave the option out")
+    if manager == "disabled":
+        if asked:
+            raise SpecError(asked, "needs a cgroup, and --cgroup-manager disabled rules that out")
+        return None
+    if manager != "cgroupfs":
+        raise CtnrError(f"--cgroup-manager: {manager!r} is not one of cgroupfs, systemd, disabled")
+    here = where or layout()
+    paths = place(here, cgroups_path, id)
+    if not rootless:
+        mounted = [*here.v1, *([""] if here.unified is not None else [])]
+        if not mounted:
+            raise CtnrError(
+                "no cgroup file system is mounted: mount cgroup2 on /sys/fs/cgroup, or use --cgroup-manager disabled"
+            )
+        for name in mounted:
+            if name not in paths:
+                what = f"{name} cgroup" if name else "cgroup"
+                raise CtnrError(f"{FIELD}: must be absolute here: the caller's own {what} is not below the mount point")
+        return Cgroup(paths, manager, (), rootless)
+    allowed = {}
+    for name, path in paths.items():
+        own = here.own.get(name)
+        if may_make(path, own, name):
+            allowed[name] = path
+        elif not name and own and not (cgroups_path or "").startswith("/"):
+            # not beside the caller's own: then below it, which does unless a controller is to be passed on
+            path = own + "/" + (cgroups_path or id)
+            if may_make(path, own, name):
+                allowed[name] = path
+    if allowed:
+        return Cgroup(allowed, manager, (), rootless)
+    if not cgroups_path and not asked:
+        return None
+    from ctnr.runtime.cgroups.v2 import DELEGATE
+
+    field = FIELD if cgroups_path else asked
+    path = paths.get("") or next(iter(paths.values()), "")
+    raise SyscallError(f"{field}: create the cgroup", EACCES, path, DELEGATE)
+
+
+def load(
+    paths: Mapping[str, str], created: Iterable[str] | None = None, manager: str = "cgroupfs", rootless: bool = False
+) -> Cgroup:
+    """The cgroup of a container from its state: `paths` and `created` as Cgroup had them (None: all were created)."""
+    return Cgroup(paths, manager, dict.fromkeys(paths.values()) if created is None else created, rootless)
+
+
+def wants_owner(config: Mapping[str, Any]) -> bool:
+    """Whether the container's user is to own the cgroup: a cgroup namespace of its own, and cgroups mounted writable.
+
+    Source: runtime-spec config-linux.md#cgroup-ownership. The owner is the host id of `process.user.uid`.
+    """
+    namespaces = (config.get("linux") or {}).get("namespaces") or ()
+    if not any(entry.get("type") == "cgroup" and not entry.get("path") for entry in namespaces):
+        return False
+    return any(
+        mount.get("source") == "cgroup"
+        and mount.get("destination") == "/sys/fs/cgroup"
+        and "ro" not in (mount.get("options") or ())
+        for mount in config.get("mounts") or ()
+    )
+
+
+def _sub(sub: str) -> str:
+    # "/a/b" for a cgroup below the container's own (exec --cgroup), "" for its own
+    if not sub:
+        return ""
+    from ctnr.runtime.cgroups.layout import components
+
+    return "".join("/" + name for name in components(sub, "--cgroup"))
+
+
+def _no_freezer() -> tuple[Any, str]:
+    raise CtnrError("cannot toggle freezer: cgroups not configured for container")
+
+
+def _unavailable(controller: str, field: str, rootless: bool) -> SpecError:
+    why = f"the requested cgroup controller `{controller}` is not available"
+    if controller in _V1_ONLY:
+        why += ": it is cgroup v1's, and no such hierarchy is mounted"
+    elif rootless:
+        from ctnr.runtime.cgroups.v2 import DELEGATE
+
+        why += f" to this user: {DELEGATE}"
+    return SpecError(field, why)
+
+
+def _setup_error(e: OSError) -> SyscallError:
+    return SyscallError("linux.resources: set up the cgroup: access", e.errno or 0, str(e.filename or ""))
