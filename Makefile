@@ -20,8 +20,11 @@ help: ## Show this list
 
 build: $(VENV)/.built ## Install ctnr and ctnr-oci into ./.venv/bin
 
+# its own host name, pid 1, few processes, and a root that forgets
 run: build ## Run a container on this machine's own root, read-only below a throw-away overlay
-	$(BIN)/ctnr run host: sh -c 'echo "a container: hostname $$(hostname), pid $$$$, $$(id)"; ps -e 2>/dev/null || :'
+	$(BIN)/ctnr run --rm host: sh -c 'echo "hello from $$(hostname): pid $$$$, $$(id)"; \
+		echo "processes here: $$(cd /proc && echo [0-9]*)"; \
+		echo "root: $$(grep " / / " /proc/self/mountinfo)"'
 
 # TESTS=integration/test_x.py runs less, PYTEST_FLAGS="-x -k name" passes options
 TESTS ?= tests integration
@@ -59,7 +62,7 @@ format: $(VENV)/.group-check ## Format the sources
 	clang-format -i $(C_FILES)
 
 bench: build ## Compare with crun, runc and bwrap; writes docs/benchmarks.md
-	$(BIN)/python3 -I bench/bench.py
+	$(BIN)/python3 -I bench/bench.py $(BENCH_FLAGS)
 
 # auditwheel only renames it for the oldest glibc it runs with: there is no library to bundle
 wheel: $(VENV)/.setuptools $(VENV)/.group-dist ## Make dist/*.whl, for PyPI
