@@ -132,36 +132,26 @@ def cpuset_start(path: str, resources: Resources) -> None:
     The config's values come first and the parent's fill in what is missing: inheriting first could clash with an
     exclusive sibling (cpuset.cpu_exclusive).
     """
-    _cpuset_fill(parent(path))
-    with Dir(path) as d:
-        _cpuset(d, resources.get("cpu") or {})
-    _cpuset_fill(path)
-
-
-def _cpuset_fill(path: str) -> tuple[str, str]:
-    # The root's are never empty, so this ends there
     todo = [path]
-    with Dir(path) as d:
-        prefix = _prefix(d)
     while True:
-        values = _cpuset_values(todo[-1], prefix)
-        if all(values):
-            break
         todo.append(parent(todo[-1]))
-    todo.pop()
-    for target in reversed(todo):
+        with Dir(todo[-1]) as d:
+            prefix = _prefix(d)
+            inherited = {name: d.read(prefix + name).strip() for name in ("cpus", "mems")}
+        # the root's are never empty, so this ends there
+        if all(inherited.values()):
+            break
+    asked = resources.get("cpu") or {}
+    for target in reversed(todo[:-1]):
         with Dir(target) as d:
-            have = _cpuset_values(target, prefix)
-            for name, own, inherited in zip(("cpus", "mems"), have, values, strict=True):
-                if not own:
-                    d.put(prefix + name, inherited, f"{FIELD}.cpu.{name} (inherited)")
-            values = (have[0] or values[0], have[1] or values[1])
-    return values
-
-
-def _cpuset_values(path: str, prefix: str) -> tuple[str, str]:
-    with Dir(path) as d:
-        return d.read(prefix + "cpus").strip(), d.read(prefix + "mems").strip()
+            for name, value in inherited.items():
+                own = d.read(prefix + name).strip()
+                if target == path and asked.get(name):
+                    d.put(prefix + name, asked[name], f"{FIELD}.cpu.{name}")
+                elif own:
+                    inherited[name] = own
+                else:
+                    d.put(prefix + name, value, f"{FIELD}.cpu.{name} (from the cgroup above)")
 
 
 def _pids(d: Dir, pids: Resources) -> None:
