@@ -98,7 +98,7 @@ def parse(argv: Sequence[str], command: Command) -> Parsed:
             if command.intermixed:
                 continue
             break
-        name, equals, value = token.lstrip("-").partition("=")
+        name, equals, value = token[2 if token[1] == "-" else 1 :].partition("=")
         # one dash is enough for a long name, as Go has it; so -env is --env and not -e nv
         option = _find(options, name) if len(name) > 1 or token[1] == "-" else None
         if option is not None:
@@ -210,7 +210,7 @@ def usage(program: str, command: Command, below: Sequence[Command] = ()) -> str:
     """The help of a command, with the commands `below` it listed."""
     name = f"{program} {command.name}".rstrip()
     lines = [f"Usage: {name} [OPTIONS] {command.positionals}".rstrip(), ""]
-    lines += _wrap(command.summary + ".", 0)
+    lines += _wrap(command.summary[:1].upper() + command.summary[1:] + ".", 0)
     if below:
         lines += ["", "Commands:"]
         width = max(len(one.name) for one in below)

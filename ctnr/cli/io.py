@@ -59,8 +59,8 @@ _IN, _OUT = select.POLLIN, select.POLLOUT
 def foreground(process: Foreground, tty: bool, stdin: bool = True) -> int:
     """Wait for `process` with our signals sent on to it and, if `tty`, with its terminal (`console_fd`) joined to ours.
 
-    Returns its exit code as `process.wait()` has it. Meanwhile our terminal is in raw mode, unless not `stdin`: then
-    nothing is read, and its keys make signals as ever. It is left as it was found. For the main thread only.
+    Returns its exit code as `process.wait()` has it. Meanwhile our terminal is in raw mode; without `stdin` nothing is
+    read, and its keys make signals as ever. It is left as it was found. For the main thread only.
     """
     signals = _Signals(process)
     try:
@@ -180,7 +180,18 @@ def _noted(number: int, frame: object) -> None:
 class _Terminal:
     """Our terminal (or whatever stdin and stdout are) on one side, the process's on the other."""
 
-    __slots__ = ("_console", "_from_host", "_input", "_master", "_mode", "_opened", "_output", "_to_host", "_wanted")
+    __slots__ = (
+        "_console",
+        "_from_host",
+        "_input",
+        "_keys",
+        "_master",
+        "_mode",
+        "_opened",
+        "_output",
+        "_to_host",
+        "_wanted",
+    )
 
     def __init__(self, console_fd: int, stdin: bool) -> None:
         posix.set_blocking(console_fd, False)
@@ -194,37 +205,53 @@ class _Terminal:
         self._from_host = b""
         self._to_host = b""
         self._wanted: dict[int, int] = {}
+        # of the terminal that we change, on descriptor 0 or, if no keys come from there, 1
         self._mode: list[Any] | None = None
-        if stdin:
+        self._keys = False
+        for fd in (0, 1) if stdin else (1,):
             try:
-                self._mode = termios.tcgetattr(0)
+                self._mode = termios.tcgetattr(fd)
             except termios.error:
-                # stdin is no terminal, and what it is has no modes
-                pass
+                # no terminal, so without modes
+                continue
+            self._keys = fd == 0
+            break
         self.raw()
         self.resize()
 
     # --- modes
 
     def raw(self) -> None:
-        """No echo, no lines, no signals from keys: all that is the inner terminal's work. As cfmakeraw(3)."""
+        """No echo, no lines, no signals from keys, as cfmakeraw(3): all that is the inner terminal's work.
+
+        Without keys to read, only its output is left alone, which has its carriage returns already.
+        """
         if self._mode is None:
             return
         t = termios
         mode = list(self._mode)
-        mode[0] &= ~(t.IGNBRK | t.BRKINT | t.PARMRK | t.ISTRIP | t.INLCR | t.IGNCR | t.ICRNL | t.IXON)
         mode[1] &= ~t.OPOST
-        mode[2] = mode[2] & ~(t.CSIZE | t.PARENB) | t.CS8
-        mode[3] &= ~(t.ECHO | t.ECHONL | t.ICANON | t.ISIG | t.IEXTEN)
-        keys = list(mode[6])
-        keys[t.VMIN], keys[t.VTIME] = 1, 0
-        mode[6] = keys
-        _set_mode(mode)
+        if self._keys:
+            mode[0] &= ~(t.IGNBRK | t.BRKINT | t.PARMRK | t.ISTRIP | t.INLCR | t.IGNCR | t.ICRNL | t.IXON)
+            mode[2] = mode[2] & ~(t.CSIZE | t.PARENB) | t.CS8
+            mode[3] &= ~(t.ECHO | t.ECHONL | t.ICANON | t.ISIG | t.IEXTEN)
+            keys = list(mode[6])
+            keys[t.VMIN], keys[t.VTIME] = 1, 0
+            mode[6] = keys
+        self._set(mode)
 
     def cooked(self) -> None:
         """As it was before us."""
         if self._mode is not None:
-            _set_mode(self._mode)
+            self._set(self._mode)
+
+    def _set(self, mode: list[Any]) -> None:
+        try:
+            termios.tcsetattr(0 if self._keys else 1, termios.TCSANOW, mode)
+        except termios.error as e:
+            # the terminal has gone
+            if e.args[0] not in (errno.EIO, errno.ENOTTY):
+                raise OSError(*e.args) from None
 
     def resize(self) -> None:
         if self._master >= 0:
@@ -355,12 +382,3 @@ def _reopened(fd: int) -> int:
             # another user's terminal, after su: then writing may have to wait
             pass
     return -1
-
-
-def _set_mode(mode: list[Any]) -> None:
-    try:
-        termios.tcsetattr(0, termios.TCSANOW, mode)
-    except termios.error as e:
-        # the terminal has gone
-        if e.args[0] not in (errno.EIO, errno.ENOTTY):
-            raise OSError(*e.args) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ctnr.cli.args import FLAG, LATER, NUMBER, VALUE, Command, UsageError
 from ctnr.cli.output import out
+from ctnr.errors import StateError
 from ctnr.runtime.container import Container
 
 TYPE_CHECKING = False
@@ -98,7 +99,14 @@ def kill(g: Globals, parsed: Parsed) -> int:
 
 
 def delete(g: Globals, parsed: Parsed) -> int:
-    Container.load(parsed.args[0], g.root).delete(parsed.flag("force"))
+    force = parsed.flag("force")
+    try:
+        container = Container.load(parsed.args[0], g.root)
+    except StateError:
+        if force:
+            return 0
+        raise
+    container.delete(force)
     return 0
 
 
