@@ -88,10 +88,12 @@ class Bundle:
     def file(self, name: str, text: str, mode: int = 0o644) -> Path:
         """A file in the root filesystem."""
         path = self.root / name.lstrip("/")
+        missing = [p for p in path.parents if not p.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(mode)
-        rootfs.give(path, self.user.uid, self.user.gid)
+        for made in (path, *missing):
+            rootfs.give(made, self.user.uid, self.user.gid)
         return path
 
     def writable(self) -> Bundle:
