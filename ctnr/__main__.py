@@ -16,4 +16,7 @@ if sys.version_info < (3, 11):
 
 from ctnr.cli.boot import script
 
+if not __package__:
+    # Behind the standard library from here on: what lies beside the package must not shadow a module of it
+    sys.path.append(sys.path.pop(0))
 script(argv)
