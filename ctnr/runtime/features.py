@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this runtime can do, for `features` (runtime-spec features.md): what later versions will add is false here.
+
+HOT: imported by features.
+"""
+
+from __future__ import annotations
+
+from ctnr import __version__
+from ctnr.errors import CtnrError
+from ctnr.runtime import seccomp_build
+from ctnr.spec.features import features as document
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctnr.spec.types import Features
+
+
+def features() -> Features:
+    """The document. Seccomp is there if libseccomp is, which is loaded when it is needed."""
+    try:
+        library, flags = seccomp_build.library_version(), seccomp_build.supported_flags()
+    except CtnrError:
+        library, flags = "", []
+    found = document(
+        version=__version__,
+        cgroup_v1=True,
+        cgroup_v2=True,
+        systemd=False,
+        systemd_user=False,
+        rdma=False,
+        seccomp=bool(library),
+        seccomp_flags=flags,
+        libseccomp=library,
+        apparmor=False,
+        selinux=False,
+        intel_rdt=False,
+        memory_policy=False,
+        idmap=True,
+        net_devices=False,
+        checkpoint=False,
+    )
+    seccomp = found["linux"]["seccomp"]
+    if "actions" in seccomp:
+        seccomp["actions"] = [action for action in seccomp["actions"] if action != "SCMP_ACT_NOTIFY"]
+    return found
