@@ -10,8 +10,9 @@ import posix
 
 from ctnr import files
 from ctnr.errors import SpecError
-from ctnr.runtime import cgroups, rootfs
+from ctnr.runtime import rootfs
 from ctnr.runtime import plan as p
+from ctnr.runtime.cgroups.layout import layout
 from ctnr.runtime.plan import Plan
 from ctnr.spec.tables import (
     CAPABILITIES,
@@ -25,7 +26,8 @@ from ctnr.spec.tables import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ctnr.runtime.cgroups import Cgroup, Layout
+    from ctnr.runtime.cgroups import Cgroup
+    from ctnr.runtime.cgroups.layout import Layout
     from ctnr.runtime.plan import Step
     from ctnr.spec.mounts import MountOptions
     from ctnr.spec.types import Config, IDMapping, Linux, Mount, Process
@@ -99,7 +101,7 @@ class Context:
 
     def cgroup_layout(self) -> Layout:
         if self.layout is None:
-            self.layout = cgroups.layout()
+            self.layout = layout()
         return self.layout
 
     def cgroup_dir(self, controller: str) -> tuple[str, bool]:
@@ -327,7 +329,8 @@ def _become(plan: Plan, ctx: Context, process: Process, path: str) -> None:
     groups = user.get("additionalGids") or []
     if groups and not ctx.setgroups:
         raise SpecError(
-            f"{path}.user.additionalGids", "cannot be set in a user namespace with a single id (setgroups is denied there)"
+            f"{path}.user.additionalGids",
+            "cannot be set in a user namespace with a single id (setgroups is denied there)",
         )
     ids = b"".join(gid.to_bytes(4, "little") for gid in groups)
     plan.add(
@@ -380,5 +383,3 @@ def joined_namespaces(config: Config) -> int:
 
 def id_maps(linux: Linux) -> tuple[list[IDMapping], list[IDMapping]]:
     return list(linux.get("uidMappings") or ()), list(linux.get("gidMappings") or ())
-
-

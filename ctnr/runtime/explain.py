@@ -71,7 +71,7 @@ def explain(plan: Plan) -> str:
     if plan.clone:
         lines.append(f"start in new namespaces: {_clone_words(plan.clone)}  [linux.namespaces]")
     for step in plan.steps:
-        text = " ".join(_words(step).split())
+        text = words(step)
         lines.append(f"{text}  [{step.field}]" if step.field else text)
     width = len(str(len(lines)))
     return "".join(f"{i + 1:{width}} {line}\n" for i, line in enumerate(lines))
@@ -103,7 +103,7 @@ def _caps_words(mask: int) -> str:
     return "all" if len(names) == len(CAPABILITIES) else " ".join(names)
 
 
-def _words(step: Step) -> str:
+def words(step: Step) -> str:
     args = (*step.args, 0, 0, 0, 0, 0)[:5]
     values: dict[str, Any] = {"ref": step.ref}
     for i in range(4):
@@ -112,18 +112,18 @@ def _words(step: Step) -> str:
             values[f"list{i}"] = " ".join(part.decode("utf-8", "replace") for part in text.split(b"\0"))
             text = values[f"list{i}"] if step.op in (p.EXEC, p.HOOK) else f"{len(text)} bytes"
         values[f"s{i}"] = text if text is not None else ""
-    words = WORDS[step.op]
+    form = WORDS[step.op]
     for i, value in enumerate(args):
-        if f"{{clone{i}}}" in words:
+        if f"{{clone{i}}}" in form:
             names = _clone_words(value)
             values[f"clone{i}"] = f" in new namespaces: {names}" if step.op == p.CLONE and names else names
-        if f"{{ms{i}}}" in words:
+        if f"{{ms{i}}}" in form:
             values[f"ms{i}"] = _flag_words(value, "MS_")
-        if f"{{attr{i}}}" in words:
+        if f"{{attr{i}}}" in form:
             values[f"attr{i}"] = _flag_words(value, "MOUNT_ATTR_")
-        if f"{{caps{i}}}" in words:
+        if f"{{caps{i}}}" in form:
             values[f"caps{i}"] = _caps_words(value)
-        if f"{{oct{i}}}" in words:
+        if f"{{oct{i}}}" in form:
             values[f"oct{i}"] = f"{value:o}"
     if step.op == p.SYNC:
         values["phase"] = PHASES[args[0]]
@@ -134,7 +134,7 @@ def _words(step: Step) -> str:
         )
         if step.flags & p.PIVOT_READONLY:
             values["pivot"] += ", make it read-only"
-    text = words.format(*args, **values)
+    text = form.format(*args, **values)
     if step.op == p.OOM_SCORE:
         text += f" {args[0] - 1000}"
-    return text
+    return " ".join(text.split())

@@ -161,6 +161,12 @@ class Plan:
         return explain(self)
 
 
+def explain_step(step: Step) -> str:
+    from ctnr.runtime.explain import words
+
+    return words(step)
+
+
 def strings(items: list[str]) -> bytes:
     """A list (argv, env) as the plan has it."""
     if not items:

@@ -260,7 +260,10 @@ def devices(plan: Plan, ctx: Context) -> None:
     wanted: dict[str, tuple[Device, str]] = {}
     for name, minor in DEFAULT_DEVICES:
         wanted[name] = ({"path": name, "type": "c", "major": 1, "minor": minor, "fileMode": 0o666}, "default devices")
-    wanted["/dev/tty"] = ({"path": "/dev/tty", "type": "c", "major": 5, "minor": 0, "fileMode": 0o666}, "default devices")
+    wanted["/dev/tty"] = (
+        {"path": "/dev/tty", "type": "c", "major": 5, "minor": 0, "fileMode": 0o666},
+        "default devices",
+    )
     for i, device in enumerate(ctx.linux.get("devices") or ()):
         wanted[files.normpath(device["path"])] = (device, f"linux.devices[{i}]")
     for name, (device, path) in wanted.items():

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""exec: one more process in a running container. HOT (exec only)."""
+
+from __future__ import annotations
+
+import posix
+from errno import EBUSY, ENOSYS, EPERM
+
+from ctnr import files
+from ctnr.errors import CtnrError, StateError
+from ctnr.runtime import compile as compiler
+from ctnr.runtime import container as containers
+from ctnr.runtime import launch
+from ctnr.runtime import plan as p
+from ctnr.runtime.compile import Context
+from ctnr.runtime.process import Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctnr.runtime.container import Container
+    from ctnr.spec.types import Process as ProcessSpec
+
+
+def exec_process(
+    container: Container,
+    process: ProcessSpec,
+    stdio: tuple[int, int, int],
+    *,
+    console_socket: str | None,
+    pid_file: str | None,
+    preserve_fds: int,
+    sub_cgroup: str,
+    ignore_paused: bool,
+    detach: bool,
+    init: bool,
+) -> Process:
+    """See Container.exec()."""
+    status = container.status()
+    if status == "stopped":
+        raise StateError("cannot exec in a stopped container", container.id, status)
+    if status == "paused" and not ignore_paused:
+        raise StateError("cannot exec in a paused container (use --ignore-paused to override)", container.id, status)
+    if status == "creating":
+        raise StateError("cannot exec in a container that is being created", container.id, status)
+    terminal = process.get("terminal", False)
+    if terminal and detach and not console_socket:
+        raise CtnrError("cannot allocate tty if runc will detach without setting console socket")
+    if console_socket and not terminal:
+        raise CtnrError("cannot use console socket if runc will not detach or allocate tty")
+    config = container.config
+    ctx = Context(config, container.id, container.bundle)
+    ctx.listen = False
+    ctx.init = init
+    ctx.preserve_fds = preserve_fds
+    ctx.console = "console" if console_socket else ""
+    ctx.setgroups = _setgroups(container, ctx)
+    group = container.cgroup
+    fds = launch.Fds()
+    started: launch.Launch | None = None
+    into = -1
+    try:
+        fds.add("container", _dup(container.process.pidfd))
+        if console_socket:
+            fds.add("console", containers.connect(console_socket))
+        if group is not None and (fd := group.fd_v2(sub_cgroup)) is not None:
+            into = fd
+        while started is None:
+            if group is not None:
+                for i, fd in enumerate(group.join_fds(sub_cgroup, unified=into < 0)):
+                    fds.add(f"cgroup:{i}", fd)
+                    ctx.cgroup_files = i + 1
+            plan = compiler.compile_exec(ctx, process, compiler.joined_namespaces(config))
+            try:
+                started = launch.spawn(plan, fds, stdio, container.id, into, preserve_fds, False)
+            except OSError as error:
+                if into < 0 or error.errno not in (ENOSYS, EPERM, EBUSY):
+                    raise
+                posix.close(into)
+                into = -1
+                if error.errno == EBUSY and group is not None:
+                    # the container has moved its processes further down: follow its first one
+                    into = group.fd_v2(sub_cgroup, container.pid) or -1
+                for ref in [r for r in fds.by_ref if r.startswith("cgroup:")]:
+                    posix.close(fds.by_ref.pop(ref))
+        launched = started
+
+        def phase(number: int) -> bytes:
+            if number == p.PHASE_LIMITS:
+                containers.limits(launched.pid, process)
+            return b""
+
+        try:
+            started.until_ready(phase, lambda: None)
+            if pid_file:
+                files.write_atomic(pid_file, str(started.pid).encode(), 0o644)
+            started.go()
+            started.until_executed()
+        except BaseException:
+            started.abort()
+            raise
+        started.release()
+        return Process(started.pid, started.pidfd, started.console_fd)
+    finally:
+        fds.close()
+        if into >= 0:
+            posix.close(into)
+
+
+def _dup(fd: int) -> int:
+    from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+    return fcntl(fd, F_DUPFD_CLOEXEC, 3)
+
+
+def _setgroups(container: Container, ctx: Context) -> bool:
+    """What the kernel says of the container's user namespace (user_namespaces(7), /proc/PID/setgroups)."""
+    if not ctx.user_namespace:
+        return posix.geteuid() == 0
+    try:
+        return files.read_file(f"/proc/{container.pid}/setgroups").strip() == b"allow"
+    except OSError:
+        return posix.geteuid() == 0

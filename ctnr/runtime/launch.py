@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parent's side of a start: open what the plan refers to, spawn the init, do what it asks for, name what failed.
+
+HOT. The protocol is in `_native/plan.h`.
+"""
+
+from __future__ import annotations
+
+import posix
+from errno import EACCES, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, errorcode
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+from ctnr import _native, files
+from ctnr.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CtnrError, SpecError, SyscallError
+from ctnr.runtime import plan as p
+from ctnr.runtime.plan import MESSAGE
+from ctnr.spec.tables import CLONE_NEWUSER, MOUNT_ATTR_IDMAP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ctnr.runtime.compile import Context
+    from ctnr.runtime.plan import Plan
+
+_WEXITED = 4
+_OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_EMPTY_PATH, _AT_SYMLINK_NOFOLLOW = 1, 0x8000, 0x1000, 0x100
+_MESSAGE_SIZE = 4096
+
+
+class Fds:
+    """Open fds by the plan's refs; all are closed together."""
+
+    __slots__ = ("by_ref",)
+
+    def __init__(self) -> None:
+        self.by_ref: dict[str, int] = {}
+
+    def add(self, ref: str, fd: int) -> int:
+        """Keep fd, moved up if it would be in the place of the container's stdio."""
+        if fd < 3:
+            high = fcntl(fd, F_DUPFD_CLOEXEC, 3)
+            posix.close(fd)
+            fd = high
+        self.by_ref[ref] = fd
+        return fd
+
+    def close(self) -> None:
+        for fd in self.by_ref.values():
+            posix.close(fd)
+        self.by_ref.clear()
+
+
+def open_refs(plan: Plan, ctx: Context, fds: Fds) -> None:
+    """Open the namespaces and mount sources that the plan refers to and that are not open yet."""
+    for step in plan.steps:
+        ref = step.ref
+        if not ref or ref in fds.by_ref:
+            continue
+        if ref.startswith("ns:"):
+            path = ref.split(":", 2)[2]
+            try:
+                fds.add(ref, posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC))
+            except OSError as error:
+                raise SyscallError(f"{step.field}: open", error.errno or 0, path) from None
+        elif ref.startswith("tree:"):
+            fds.add(ref, _tree(ctx, ref, step.flags))
+        else:
+            raise KeyError(ref)
+
+
+def _tree(ctx: Context, ref: str, flags: int) -> int:
+    """A detached copy of a mount source, idmapped if the config says so (mount_setattr(2))."""
+    source, recursive, options, mount, field = ctx.trees[ref]
+    at = _AT_RECURSIVE if recursive else 0
+    nofollow = _AT_SYMLINK_NOFOLLOW if flags & p.TREE_NOFOLLOW else 0
+    try:
+        fd = _native.open_tree(-100, source, _OPEN_TREE_CLONE | at | nofollow)
+    except OSError as error:
+        raise SyscallError(f"{field}.source: open", error.errno or 0, source) from None
+    uids, gids = mount.get("uidMappings") or [], mount.get("gidMappings") or []
+    if not (options.idmap or uids or gids):
+        return fd
+    from ctnr.runtime import idmap
+
+    try:
+        if not uids and not gids:
+            uids, gids = list(ctx.linux.get("uidMappings") or ()), list(ctx.linux.get("gidMappings") or ())
+        if not uids or not gids:
+            raise SpecError(f"{field}.uidMappings", "an idmapped mount needs uidMappings and gidMappings")
+        userns = idmap.namespace_fd(uids, gids)
+        try:
+            recurse = _AT_RECURSIVE if options.idmap == "ridmap" else 0
+            _native.mount_setattr(fd, "", _AT_EMPTY_PATH | recurse, MOUNT_ATTR_IDMAP, 0, 0, userns)
+        finally:
+            posix.close(userns)
+    except OSError as error:
+        posix.close(fd)
+        hint = {
+            EPERM: "idmapping takes privilege over the filesystem",
+            EINVAL: "the filesystem cannot be idmapped",
+        }.get(error.errno or 0, "")
+        raise SyscallError(f"{field}: idmap", error.errno or 0, source, hint) from None
+    except BaseException:
+        posix.close(fd)
+        raise
+    return fd
+
+
+class Launch:
+    """A started init: `pid`, `pidfd`, the sync socket, the terminal's master if one came."""
+
+    __slots__ = ("console_fd", "pid", "pidfd", "plan", "sync_fd")
+
+    def __init__(self, plan: Plan, pid: int, pidfd: int, sync_fd: int) -> None:
+        self.plan = plan
+        self.pid = pid
+        self.pidfd = pidfd
+        self.sync_fd = sync_fd
+        self.console_fd: int | None = None
+
+    def until_ready(self, phase: Callable[[int], bytes], moved: Callable[[], None]) -> None:
+        """Serve the init until it waits for start. `phase` does the runtime's part and returns the state for hooks;
+        `moved` is called when another process goes on. Raises what the init failed with; it is dead then."""
+        while True:
+            data, fds = _native.recvmsg(self.sync_fd, _MESSAGE_SIZE, 1)
+            if not data:
+                raise self._died()
+            type, step, err, code = MESSAGE.unpack_from(data)
+            if type == p.MSG_READY:
+                return
+            if type == p.MSG_SYNC:
+                self.go(phase(err))
+            elif type == p.MSG_PID:
+                old = self.pidfd
+                self.pid = err
+                self.pidfd = _native.pidfd_open(err)
+                _native.waitid(old, _WEXITED)
+                posix.close(old)
+                moved()
+            elif type == p.MSG_CONSOLE and fds:
+                self.console_fd = fds.pop()
+            elif type == p.MSG_ERROR:
+                raise self._failed(step, err, code, data[MESSAGE.size :])
+
+    def go(self, state: bytes = b"") -> None:
+        _native.sendmsg(self.sync_fd, MESSAGE.pack(p.MSG_GO, 0, 0, 0) + state)
+
+    def until_executed(self) -> None:
+        """Wait for the exec of the program: its success closes the socket."""
+        wait_executed(self.plan, self.sync_fd)
+
+    def release(self) -> None:
+        """Give the sync socket up: a detached init goes on alone, any other ends."""
+        if self.sync_fd >= 0:
+            posix.close(self.sync_fd)
+            self.sync_fd = -1
+
+    def abort(self) -> None:
+        """Kill and reap the init; whatever state it is in."""
+        self.release()
+        _native.pidfd_send_signal(self.pidfd, 9)
+        _native.waitid(self.pidfd, _WEXITED)
+        posix.close(self.pidfd)
+        self.pidfd = -1
+        if self.console_fd is not None:
+            posix.close(self.console_fd)
+            self.console_fd = None
+
+    def _died(self) -> CtnrError:
+        return CtnrError("the container's init died before it was ready: it was killed, perhaps for lack of memory")
+
+    def _failed(self, step: int, err: int, code: int, detail: bytes) -> CtnrError:
+        return failure(self.plan, step, err, code, detail)
+
+
+def wait_executed(plan: Plan | None, fd: int) -> None:
+    data, _ = _native.recvmsg(fd, _MESSAGE_SIZE)
+    if data:
+        type, step, err, code = MESSAGE.unpack_from(data)
+        if type == p.MSG_ERROR:
+            raise failure(plan, step, err, code, data[MESSAGE.size :])
+
+
+def spawn(
+    plan: Plan, fds: Fds, stdio: tuple[int, int, int], id: str, cgroup_fd: int, preserve_fds: int, user_namespace: bool
+) -> Launch:
+    """Start the init on the plan. OSError ENOSYS or EPERM with a cgroup_fd: try again without one."""
+    sync, theirs = _native.socketpair()
+    more = Fds()
+    sync = more.add("sync", sync)
+    theirs = more.add("theirs", theirs)
+    try:
+        plan_fd = more.add("plan", _native.sealed_memfd("ctnr-plan", plan.encode(fds.by_ref)))
+        keep = [*fds.by_ref.values(), plan_fd, theirs]
+        for fd in range(3, 3 + preserve_fds):
+            try:
+                posix.fstat(fd)
+            except OSError:
+                raise CtnrError(f"--preserve-fds {preserve_fds}: fd {fd} is not open") from None
+            keep.append(fd)
+        argv = ("ctnr-init", str(plan_fd), str(theirs), id)
+        try:
+            pid, pidfd = _native.spawn(plan.clone, cgroup_fd, argv, *stdio, keep, user_namespace)
+        except OSError as error:
+            if cgroup_fd >= 0 and error.errno in (ENOSYS, EPERM):
+                raise
+            raise _spawn_error(plan, error) from None
+        del more.by_ref["sync"]
+        return Launch(plan, pid, pidfd, sync)
+    finally:
+        more.close()
+
+
+def _knob(path: str) -> str:
+    try:
+        return files.read_file("/proc/sys/" + path).decode().strip()
+    except OSError:
+        return ""
+
+
+def _spawn_error(plan: Plan, error: OSError) -> SyscallError:
+    """clone(2) refused: which knob."""
+    number = error.errno or 0
+    hint = ""
+    if error.filename:
+        if _knob("vm/memfd_noexec") == "2":
+            hint = "sysctl vm.memfd_noexec=2 forbids it: set it to 1"
+        return SyscallError("execute the container's init", number, "", hint)
+    if plan.clone & CLONE_NEWUSER:
+        if number == ENOSPC or _knob("user/max_user_namespaces") == "0":
+            hint = "sysctl user.max_user_namespaces is the limit: raise it"
+        elif _knob("kernel/unprivileged_userns_clone") == "0":
+            hint = "sysctl kernel.unprivileged_userns_clone=0 forbids user namespaces: set it to 1"
+        elif _knob("kernel/apparmor_restrict_unprivileged_userns") == "1":
+            hint = "sysctl kernel.apparmor_restrict_unprivileged_userns=1 forbids user namespaces: set it to 0"
+        elif number == EPERM:
+            hint = "user namespaces are forbidden here, by a seccomp profile or because this process is in a chroot"
+    elif number == EPERM:
+        hint = "without a user namespace in linux.namespaces this takes root"
+    elif number == ENOSPC:
+        hint = "a user.max_*_namespaces sysctl is the limit"
+    return SyscallError("linux.namespaces: create", number, "", hint)
+
+
+def failure(plan: Plan | None, index: int, err: int, code: int, detail: bytes) -> CtnrError:
+    """The error of a step, in words; in runc's where callers match on them."""
+    text = "".join(c if c.isprintable() else " " for c in detail.decode("utf-8", "replace")).strip()
+    if plan is None or index >= len(plan.steps):
+        return SyscallError("container init", err, text)
+    step = plan.steps[index]
+    op = step.op
+    if code == p.ERR_PLAN:
+        return CtnrError("the container's init refused its plan: ctnr and its init do not fit together; reinstall ctnr")
+    exit_code = 125
+    if err == ENOENT:
+        exit_code = EXIT_NOT_FOUND
+    elif errorcode.get(err) in ("EACCES", "EPERM", "ENOEXEC", "EISDIR", "ELIBBAD", "EINVAL", "ETXTBSY"):
+        exit_code = EXIT_NOT_EXECUTABLE
+    reason = posix.strerror(err).lower()
+    if op == p.LOOKUP:
+        if code == p.ERR_NOT_FOUND:
+            return _Exec(f'exec: "{text}": executable file not found in $PATH', EXIT_NOT_FOUND)
+        if code == p.ERR_NOT_EXEC and err == EACCES:
+            return _Exec(f'exec: "{text}": permission denied', EXIT_NOT_EXECUTABLE)
+        return _Exec(f'exec: "{text}": {reason}', exit_code)
+    if op == p.EXEC:
+        if err == ENOENT:
+            reason += ": its interpreter is missing in the container"
+        return _Exec(f"exec {text}: {reason}", exit_code)
+    if op == p.CWD:
+        if code == p.ERR_ESCAPED:
+            return CtnrError(
+                f"{step.field}: current working directory is outside of container mount namespace root"
+                " -- possible container breakout detected"
+            )
+        return _Exec(f'{step.field}: chdir to cwd ("{step.strings[0]!s}") failed: {reason}', exit_code)
+    if op == p.HOOK:
+        kind = step.field.split(".")[1].split("[")[0]
+        if code == p.ERR_HOOK_STATUS:
+            how = f"exit status {err >> 8 & 255}" if err & 127 == 0 else f"killed by signal {err & 127}"
+            path, _, output = text.partition(": ")
+            tail = f", output: {' '.join(output.split())}" if output else ""
+            return CtnrError(f"error running {kind} hook: {step.field}: {path}: {how}{tail}")
+        if code == p.ERR_HOOK_TIMEOUT:
+            return CtnrError(f"error running {kind} hook: {step.field}: {text}: did not end in time, killed")
+        return CtnrError(f"error running {kind} hook: {step.field}: {text or step.strings[0]!s}: {reason}")
+    words = p.explain_step(step)
+    if code == p.ERR_UNSAFE:
+        return CtnrError(f"{step.field}: {words}: {text or 'what is there'} is not what it must be; refused")
+    if text:
+        words += f": {text}"
+    return SyscallError(f"{step.field}: {words}" if step.field else words, err)
+
+
+class _Exec(CtnrError):
+    """The program cannot be executed: 126 or 127."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

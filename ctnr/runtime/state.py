@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where containers are written down: ROOT/ID/{state.json,config.json,start.sock,creating}.
+
+HOT. A file says what is; what is running is asked of the kernel: nothing here can go stale. Every directory is 0700.
+
+`creating` exists, locked, while create is at work; a dead creator's lock is gone. The directory itself is the lock
+(flock(2)) of the verbs that change the container.
+"""
+
+from __future__ import annotations
+
+import posix
+from errno import ECONNREFUSED, EEXIST, ENOENT, ESRCH
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+
+from ctnr import _native, files, jsonio
+from ctnr.errors import CtnrError, StateError, SyscallError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+STATE, CONFIG, SOCKET, CREATING = "state.json", "config.json", "start.sock", "creating"
+MAX_ID = 1024
+
+_ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
+
+
+def check_id(id: str) -> None:
+    """Raise unless `id` is one that every caller can use as a name: runc's grammar."""
+    if not id or len(id) > MAX_ID or id in (".", "..") or not _ALLOWED.issuperset(id):
+        raise StateError(f"invalid container ID format: {id!r}: use letters, digits and _ + - . only", id)
+
+
+def default_root() -> str:
+    """/run/ctnr for root; for anybody else $XDG_RUNTIME_DIR/ctnr, or a directory that is only theirs."""
+    uid = posix.geteuid()
+    if uid == 0:
+        return "/run/ctnr"
+    base = files.getenv("XDG_RUNTIME_DIR")
+    if base:
+        return f"{base}/ctnr"
+    try:
+        st = posix.stat(f"/run/user/{uid}")
+        if st.st_uid == uid:
+            return f"/run/user/{uid}/ctnr"
+    except OSError:
+        pass  # no login manager made one
+    return f"/tmp/ctnr-{uid}"
+
+
+def make_root(root: str) -> None:
+    """Make the state root. One that others can write to is refused: they could plant containers in it."""
+    try:
+        files.makedirs(root, 0o700)
+        st = posix.stat(root)
+    except OSError as error:
+        raise SyscallError("--root: make", error.errno or 0, root) from None
+    if st.st_uid not in (posix.geteuid(), 0) or st.st_mode & 0o022:
+        raise CtnrError(f"--root: {root} is writable by others or not yours: use another directory, or chmod go-w it")
+
+
+def boot_id() -> str:
+    return files.read_file("/proc/sys/kernel/random/boot_id").decode().strip()
+
+
+def start_time(pid: int) -> int:
+    """When the process started, in clock ticks since boot; 0 if it is gone or a zombie (proc(5))."""
+    try:
+        text = files.read_file(f"/proc/{pid}/stat")
+    except OSError as error:
+        if error.errno in (ENOENT, ESRCH):
+            return 0
+        raise
+    fields = text[text.rindex(b")") + 2 :].split()
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+class StateDir:
+    """One container's directory, by fd: renaming or replacing it under us changes nothing."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            posix.close(self.fd)
+            self.fd = -1
+
+    def lock(self) -> None:
+        """Wait for the verbs of other processes; StateError if the container has gone meanwhile."""
+        flock(self.fd, LOCK_EX)
+        if posix.fstat(self.fd).st_nlink == 0:
+            raise StateError("container does not exist")
+
+    def write(self, name: str, data: bytes) -> None:
+        fd = posix.open(
+            name + ".tmp", posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600, dir_fd=self.fd
+        )
+        try:
+            files.write_fd(fd, data)
+        finally:
+            posix.close(fd)
+        posix.rename(name + ".tmp", name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def read(self, name: str) -> bytes:
+        return files.read_file(name, dir_fd=self.fd)
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        self.write(STATE, jsonio.dumps(state).encode("utf-8", "surrogateescape"))
+
+    def begin(self) -> int:
+        """Mark the container as being created; the fd returned is the mark's lock."""
+        fd = posix.open(CREATING, posix.O_WRONLY | posix.O_CREAT | posix.O_CLOEXEC, 0o600, dir_fd=self.fd)
+        flock(fd, LOCK_EX)
+        return fd
+
+    def end(self, fd: int) -> None:
+        posix.unlink(CREATING, dir_fd=self.fd)
+        posix.close(fd)
+
+    def creating(self) -> bool | None:
+        """True while create is at work, None if it died before it was done, False if it was done."""
+        try:
+            fd = posix.open(CREATING, posix.O_RDONLY | posix.O_CLOEXEC, dir_fd=self.fd)
+        except OSError as error:
+            if error.errno == ENOENT:
+                return False
+            raise
+        try:
+            flock(fd, LOCK_SH | LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            posix.close(fd)
+        # between the open and the lock it may have been removed by a create that succeeded
+        return None if _exists(CREATING, self.fd) else False
+
+    def waits_for_start(self) -> bool:
+        """Whether the init still listens for `start`: the kernel's word, whatever became of whoever started it."""
+        try:
+            posix.close(_native.unix_connect(self.fd, SOCKET))
+        except OSError as error:
+            if error.errno in (ENOENT, ECONNREFUSED):
+                return False
+            raise
+        return True
+
+    def remove(self) -> None:
+        parent = files.open_dir(files.dirname(self.path))
+        try:
+            # first out of the way under a name no container can have: what is left after a crash is no container
+            name = f".gone-{files.basename(self.path)}-{posix.getpid()}"
+            try:
+                posix.rename(files.basename(self.path), name, src_dir_fd=parent, dst_dir_fd=parent)
+            except OSError as error:
+                if error.errno == ENOENT:
+                    return
+                raise
+            files.remove_tree_at(parent, name)
+        finally:
+            posix.close(parent)
+
+
+def _exists(name: str, dir_fd: int) -> bool:
+    try:
+        posix.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def new(root: str, id: str) -> StateDir:
+    """Make the directory of a new container. StateError if the id is taken."""
+    check_id(id)
+    path = files.join(root, id)
+    try:
+        posix.mkdir(path, 0o700)
+    except OSError as error:
+        if error.errno == ENOENT:
+            make_root(root)
+            return new(root, id)
+        if error.errno == EEXIST:
+            raise StateError(f"container with given ID already exists: {id}", id) from None
+        raise SyscallError("--root: make", error.errno or 0, path) from None
+    return StateDir(path, files.open_dir(path))
+
+
+def open(root: str, id: str) -> StateDir:
+    """The directory of an existing container. StateError if there is none."""
+    check_id(id)
+    path = files.join(root, id)
+    try:
+        return StateDir(path, files.open_dir(path))
+    except OSError as error:
+        if error.errno == ENOENT:
+            raise StateError(f"container {id!r} does not exist", id) from None
+        raise SyscallError("--root: open", error.errno or 0, path) from None
+
+
+def ids(root: str) -> list[str]:
+    """The ids of all containers under a root, sorted; none if the root is not there."""
+    try:
+        names = posix.listdir(root)
+    except OSError as error:
+        if error.errno == ENOENT:
+            return []
+        raise SyscallError("--root: list", error.errno or 0, root) from None
+    return sorted(name for name in names if name[0] != "." and _ALLOWED.issuperset(name))
