@@ -118,13 +118,27 @@ def put(work: Path, *files: Path) -> None:
         shutil.copy2(file, work / "layer/upper/work" / file.name)
 
 
+# A bundle of the Debian's own /usr and no more
+BUNDLE = """
+mkdir -p /bundle/rootfs/usr && cd /bundle
+ln -s usr/bin usr/lib usr/lib64 rootfs
+mount --bind /usr rootfs/usr
+{ctnr}-oci spec
+sed -i 's/"terminal": true/"terminal": false/; s/"sh"/"sh", "-c", "echo $$; id -u; hostname"/' config.json
+{ctnr}-oci run packaged
+{ctnr}-oci list -q
+"""
+
+
 def check_it_runs(on_debian: In, ctnr: str, version: str) -> None:
-    """A container, as root, on the Debian itself: its own pid 1, host name, and a root that forgets."""
+    """Containers, as root, on the Debian itself: their own pid 1, host name, and a root that forgets."""
     assert on_debian(f"{ctnr} --version").splitlines()[0] == f"ctnr version {version}"
     assert on_debian(f"{ctnr}-oci --version").splitlines()[0] == f"ctnr-oci version {version}"
+    assert on_debian(BUNDLE.format(ctnr=ctnr)).split() == ["1", "0", "ctnr"]
     script = "echo $$; id -u; hostname; touch /written"
-    out = on_debian(f"{ctnr} run --hostname inside host: sh -c {shlex.quote(script)}; ls -A / | grep written || :")
+    out = on_debian(f"{ctnr} run --rm --hostname inside host: sh -c {shlex.quote(script)}; ls -A / | grep written || :")
     assert out.split() == ["1", "0", "inside"]
+    on_debian("rm -r /bundle")
 
 
 def version_of(wheel: Path) -> str:
