@@ -6,7 +6,7 @@ from __future__ import annotations
 import posix
 from errno import EBUSY, ENOSYS, EPERM
 
-from ctnr import files
+from ctnr import files, log
 from ctnr.errors import CtnrError, StateError
 from ctnr.runtime import compile as compiler
 from ctnr.runtime import container as containers
@@ -14,6 +14,7 @@ from ctnr.runtime import launch
 from ctnr.runtime import plan as p
 from ctnr.runtime.compile import Context
 from ctnr.runtime.process import Process
+from ctnr.spec.process import check_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def exec_process(
     init: bool,
 ) -> Process:
     """See Container.exec()."""
+    for warning in check_process(process):
+        log.warning(warning)
+    compiler.check_supported({"process": process})  # type: ignore[typeddict-item]  # a config in which nothing else is asked
     status = container.status()
     if status == "stopped":
         raise StateError("cannot exec in a stopped container", container.id, status)
