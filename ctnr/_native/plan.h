@@ -45,7 +45,8 @@ enum plan_op {
     OP_CLONE,       /* arg0: CLONE_NEW*; this process ends, its child (a sibling of it) goes on with the next step */
     OP_SYNC,        /* arg0: phase; wait until the parent has done its part */
     OP_SETID0,      /* become 0:0 of the user namespace */
-    OP_SETSID,      /**/
+    OP_LOOPBACK,    /* bring lo up in a new network namespace */
+    OP_SETSID,
     OP_PROPAGATION, /* str0: host path; arg0: MS_* */
     OP_HOST_MOUNT,  /* str0: source; str1: type; str2: host path; str3: data; arg0: MS_* */
     OP_HOST_MKDIR,  /* str0: host path; arg0: mode */

@@ -148,6 +148,8 @@ def compile_create(ctx: Context) -> Plan:
         raise SpecError("process.args", "nothing to run: ctnr needs the program at create")
     _namespaces(plan, ctx, process)
     _cgroup(plan, ctx)
+    if any(n["type"] == "network" and not n.get("path") for n in ctx.linux.get("namespaces") or ()):
+        plan.add(p.LOOPBACK, "linux.namespaces")
     plan.add(p.SETSID, "")
     rootfs.begin(plan, ctx)
     if ctx.mount_namespace:
@@ -171,7 +173,7 @@ def compile_create(ctx: Context) -> Plan:
     if config.get("domainname"):
         plan.add(p.DOMAINNAME, "domainname", config["domainname"])
     rootfs.sysctls(plan, ctx)
-    _become(plan, ctx, process, "process")
+    _become(plan, ctx, process, "process", first=True)
     plan.add(p.WAIT, "", ref="start" if ctx.listen else "")
     _hooks(plan, config, "startContainer")
     _execute(plan, ctx, process, "process")
@@ -192,12 +194,13 @@ def compile_exec(ctx: Context, process: Process, namespaces: int, path: str = "p
     if namespaces:
         plan.add(p.JOIN, "linux.namespaces", args=(namespaces,), ref="container")
     plan.add(p.CLONE, "", args=(0,))
+    plan.add(p.ROOTFS, "", "/", flags=p.ROOTFS_PLAIN)
     if ctx.user_namespace:
         plan.add(p.SETID0, "linux.uidMappings")
     plan.add(p.SETSID, "")
     if process.get("terminal"):
         _console(plan, ctx, process, 0)
-    _become(plan, ctx, process, path)
+    _become(plan, ctx, process, path, first=False)
     plan.add(p.WAIT, "")
     _execute(plan, ctx, process, path)
     return plan
@@ -304,7 +307,7 @@ def capability_mask(names: list[str] | None) -> int:
     return mask
 
 
-def _become(plan: Plan, ctx: Context, process: Process, path: str) -> None:
+def _become(plan: Plan, ctx: Context, process: Process, path: str, first: bool) -> None:
     """What the process is, up to the point where it waits for `start`; order matters, see each."""
     if not ctx.no_new_keyring:
         plan.add(p.KEYRING, "", f"_ses.{ctx.id}")
@@ -318,7 +321,8 @@ def _become(plan: Plan, ctx: Context, process: Process, path: str) -> None:
     cwd = process.get("cwd") or "/"
     user = process.get("user") or {}
     capabilities = process.get("capabilities") or {}
-    plan.add(p.MKCWD, f"{path}.cwd", cwd)
+    if first:
+        plan.add(p.MKCWD, f"{path}.cwd", cwd)
     no_new_privs = process.get("noNewPrivileges", False)
     if no_new_privs:
         plan.add(p.NO_NEW_PRIVS, f"{path}.noNewPrivileges")

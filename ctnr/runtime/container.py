@@ -508,7 +508,7 @@ class Container:
             finally:
                 self._launch.release()
         else:
-            fd = _native.unixconnect(self._dir.fd, state.SOCKET)
+            fd = _native.unix_connect(self._dir.fd, state.SOCKET)
             try:
                 _native.sendmsg(fd, p.MESSAGE.pack(p.MSG_GO, 0, 0, 0) + document)
                 launch.wait_executed(self._late_plan(), fd)
@@ -670,7 +670,7 @@ def connect(path: str) -> int:
     try:
         fd = files.open_dir(directory)
         try:
-            return _native.unixconnect(fd, files.basename(path), _SOCK_STREAM)
+            return _native.unix_connect(fd, files.basename(path), _SOCK_STREAM)
         finally:
             posix.close(fd)
     except OSError as error:

@@ -21,6 +21,7 @@ WORDS = {
     p.CLONE: "go on in a new process{clone0}",
     p.SYNC: "wait for the runtime: {phase}",
     p.SETID0: "become user 0:0 of the user namespace",
+    p.LOOPBACK: "bring the loopback interface up",
     p.SETSID: "start a new session",
     p.PROPAGATION: "make mounts at {s0} {ms0}",
     p.HOST_MOUNT: "mount {s1} on {s2} of the new mount namespace ({s3})",

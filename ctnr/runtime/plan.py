@@ -20,6 +20,7 @@ from _struct import Struct
     CLONE,
     SYNC,
     SETID0,
+    LOOPBACK,
     SETSID,
     PROPAGATION,
     HOST_MOUNT,
@@ -55,7 +56,7 @@ from _struct import Struct
     WAIT,
     REAPER,
     EXEC,
-) = range(45)
+) = range(46)
 
 # flags, as in plan.h
 JOIN_RETRY = 1

@@ -48,7 +48,7 @@ int fail_at(struct init *in, int err, const char *detail); /* returns err */
 typedef int step_fn(struct init *in, const struct plan_step *s);
 step_fn do_propagation, do_host_mount, do_host_mkdir, do_host_hide, do_rootfs, do_fsmount, do_tree, do_attach, do_setattr, do_remount,
     do_mknod, do_symlink, do_mask, do_readonly, do_pivot;
-step_fn do_oom_score, do_nodump, do_cgroup, do_join, do_unshare, do_timens, do_clone, do_sync, do_setid0, do_setsid, do_hostname,
+step_fn do_oom_score, do_nodump, do_cgroup, do_join, do_unshare, do_timens, do_clone, do_sync, do_setid0, do_loopback, do_setsid, do_hostname,
     do_domainname, do_sysctl, do_keyring, do_rlimit, do_mkcwd, do_user, do_bounding, do_caps, do_umask, do_cwd, do_nnp,
     do_seccomp, do_lookup, do_wait, do_reaper, do_exec;
 step_fn do_console, do_hook;

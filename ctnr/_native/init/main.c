@@ -15,6 +15,7 @@ static step_fn *const steps[OP_COUNT] = {
     [OP_CLONE] = do_clone,
     [OP_SYNC] = do_sync,
     [OP_SETID0] = do_setid0,
+    [OP_LOOPBACK] = do_loopback,
     [OP_SETSID] = do_setsid,
     [OP_PROPAGATION] = do_propagation,
     [OP_HOST_MOUNT] = do_host_mount,

@@ -133,6 +133,29 @@ int do_setid0(struct init *in, const struct plan_step *s)
     return (int)r;
 }
 
+int do_loopback(struct init *in, const struct plan_step *s)
+{
+    struct { /* struct ifreq (netdevice(7)) */
+        char name[16];
+        union {
+            short flags;
+            char room[24];
+        };
+    } req = {.name = "lo"};
+    (void)in, (void)s;
+    int fd = (int)SYS(socket, 2 /* AF_INET */, 2 /* SOCK_DGRAM */ | O_CLOEXEC, 0);
+    if (fd == -EAFNOSUPPORT) /* a kernel with IPv6 only, or none */
+        fd = (int)SYS(socket, 10, 2 | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd == -EAFNOSUPPORT ? 0 : fd;
+    long r = SYS(ioctl, fd, 0x8913 /* SIOCGIFFLAGS */, &req);
+    req.flags |= 1; /* IFF_UP */
+    if (r == 0)
+        r = SYS(ioctl, fd, 0x8914 /* SIOCSIFFLAGS */, &req);
+    sys_close(fd);
+    return (int)r;
+}
+
 int do_setsid(struct init *in, const struct plan_step *s)
 {
     (void)in, (void)s;
