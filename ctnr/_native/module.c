@@ -380,7 +380,7 @@ static PyMethodDef methods[] = {
     FN("unix_connect", ctnr_unix_connect, "unix_connect(dirfd or -1, name, type=SOCK_SEQPACKET) -> fd"),
     FN("sendmsg", ctnr_sendmsg, "sendmsg(fd, data, fds=()) -> int"),
     FN("recvmsg", ctnr_recvmsg, "recvmsg(fd, size, maxfds=0) -> (data, [fd])"),
-    FN("seccomp_compile", ctnr_seccomp_compile, "see seccomp.c"),
+    FN("seccomp_resolve", ctnr_seccomp_resolve, "seccomp_resolve(tokens, names) -> dict: see seccomp.c"),
     {NULL, NULL, 0, NULL},
 };
 

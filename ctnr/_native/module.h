@@ -13,7 +13,7 @@
 #include <Python.h>
 
 /* seccomp.c */
-PyObject *ctnr_seccomp_compile(PyObject *self, PyObject *args);
+PyObject *ctnr_seccomp_resolve(PyObject *self, PyObject *args);
 
 /* bpf.c */
 PyObject *ctnr_bpf_prog_load_device(PyObject *self, PyObject *args);
