@@ -81,7 +81,7 @@ enum plan_op {
     OP_LOOKUP,      /* str0: file; str1: value of PATH */
     OP_WAIT,        /* fd: listening socket on which `start` connects, or -1: the parent says go */
     OP_REAPER,      /* fork: the child goes on, this process stays as pid 1, forwards signals and reaps */
-    OP_EXEC,        /* str0: argv; str1: env; arg0: fds to keep (3..3+n-1); flags EXEC_* */
+    OP_EXEC,        /* str0: argv; str1: env; str2: u32 numbers of the fds that the program gets; flags EXEC_* */
     OP_COUNT,
 };
 

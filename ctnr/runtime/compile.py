@@ -99,6 +99,11 @@ class Context:
         """The runtime can do what the container's root cannot."""
         return self.euid == 0 and self.user_namespace
 
+    @property
+    def passed_fds(self) -> range:
+        """The fds that the program gets beside its stdio (--preserve-fds)."""
+        return range(3, 3 + self.preserve_fds)
+
     def cgroup_layout(self) -> Layout:
         if self.layout is None:
             self.layout = layout()
@@ -336,11 +341,10 @@ def _become(plan: Plan, ctx: Context, process: Process, path: str, first: bool) 
             f"{path}.user.additionalGids",
             "cannot be set in a user namespace with a single id (setgroups is denied there)",
         )
-    ids = b"".join(gid.to_bytes(4, "little") for gid in groups)
     plan.add(
         p.USER,
         f"{path}.user",
-        ids,
+        p.numbers(groups),
         args=(user.get("uid", 0), user.get("gid", 0), len(groups)),
         flags=p.USER_SETGROUPS if ctx.setgroups else 0,
     )
@@ -374,7 +378,8 @@ def _execute(plan: Plan, ctx: Context, process: Process, path: str) -> None:
         _seccomp(plan, ctx)
     argv = p.strings(process["args"])
     env = p.strings(process.get("env") or [])
-    plan.add(p.EXEC, f"{path}.args", argv, env, args=(ctx.preserve_fds,), flags=p.EXEC_HOME)
+    keep = p.numbers(ctx.passed_fds)
+    plan.add(p.EXEC, f"{path}.args", argv, env, keep, flags=p.EXEC_HOME)
 
 
 def joined_namespaces(config: Config) -> int:

@@ -257,7 +257,7 @@ class Container:
                 plan = compiler.compile_create(ctx)
                 launch.open_refs(plan, ctx, fds)
                 try:
-                    self._launch = launch.spawn(plan, fds, stdio, self.id, into, ctx.preserve_fds, ctx.user_namespace)
+                    self._launch = launch.spawn(plan, fds, stdio, self.id, into, ctx.passed_fds, ctx.user_namespace)
                 except OSError as error:
                     if into < 0 or error.errno not in (ENOSYS, EPERM):
                         raise

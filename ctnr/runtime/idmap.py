@@ -9,7 +9,7 @@ from __future__ import annotations
 import posix
 from errno import EINVAL, EPERM
 
-from ctnr import _native, files
+from ctnr import files
 from ctnr.errors import CtnrError, SyscallError
 
 TYPE_CHECKING = False
@@ -125,30 +125,3 @@ def mapped(maps: list[IDMapping], id: int) -> int | None:
         if m["containerID"] <= id < m["containerID"] + m["size"]:
             return m["hostID"] + id - m["containerID"]
     return None
-
-
-def namespace_fd(uids: list[IDMapping], gids: list[IDMapping]) -> int:
-    """An fd of a new user namespace with these maps, for idmapped mounts. Needs privilege over the ids."""
-    parent, child = _native.socketpair()
-    try:
-        plan_fd = -1
-        from ctnr.runtime import plan as p
-
-        plan = p.Plan()
-        plan.add(p.SYNC, "", args=(p.PHASE_MAPS,))
-        plan.add(p.EXEC, "", b"", b"")
-        plan_fd = _native.sealed_memfd("ctnr-plan", plan.encode({}))
-        pid, pidfd = _native.spawn(
-            0x10000000, -1, ("ctnr-init", str(plan_fd), str(child)), 0, 1, 2, (plan_fd, child), True
-        )
-        try:
-            write_maps(pid, uids, gids)
-            return posix.open(f"/proc/{pid}/ns/user", posix.O_RDONLY | posix.O_CLOEXEC)
-        finally:
-            _native.pidfd_send_signal(pidfd, 9)
-            _native.waitid(pidfd, 4)
-            posix.close(pidfd)
-    finally:
-        for fd in (parent, child, plan_fd):
-            if fd >= 0:
-                posix.close(fd)

@@ -75,7 +75,7 @@ def exec_process(
                     ctx.cgroup_files = i + 1
             plan = compiler.compile_exec(ctx, process, compiler.joined_namespaces(config))
             try:
-                started = launch.spawn(plan, fds, stdio, container.id, into, preserve_fds, False)
+                started = launch.spawn(plan, fds, stdio, container.id, into, ctx.passed_fds, False)
             except OSError as error:
                 if into < 0 or error.errno not in (ENOSYS, EPERM, EBUSY):
                     raise

@@ -18,7 +18,7 @@ from ctnr.spec.tables import CLONE_NEWUSER, MOUNT_ATTR_IDMAP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ctnr.runtime.compile import Context
     from ctnr.runtime.plan import Plan
@@ -81,14 +81,14 @@ def _tree(ctx: Context, ref: str, flags: int) -> int:
     uids, gids = mount.get("uidMappings") or [], mount.get("gidMappings") or []
     if not (options.idmap or uids or gids):
         return fd
-    from ctnr.runtime import idmap
+    from ctnr.runtime import userns as namespaces
 
     try:
         if not uids and not gids:
             uids, gids = list(ctx.linux.get("uidMappings") or ()), list(ctx.linux.get("gidMappings") or ())
         if not uids or not gids:
             raise SpecError(f"{field}.uidMappings", "an idmapped mount needs uidMappings and gidMappings")
-        userns = idmap.namespace_fd(uids, gids)
+        userns = namespaces.namespace_fd(uids, gids)
         try:
             recurse = _AT_RECURSIVE if options.idmap == "ridmap" else 0
             _native.mount_setattr(fd, "", _AT_EMPTY_PATH | recurse, MOUNT_ATTR_IDMAP, 0, 0, userns)
@@ -183,7 +183,13 @@ def wait_executed(plan: Plan | None, fd: int) -> None:
 
 
 def spawn(
-    plan: Plan, fds: Fds, stdio: tuple[int, int, int], id: str, cgroup_fd: int, preserve_fds: int, user_namespace: bool
+    plan: Plan,
+    fds: Fds,
+    stdio: tuple[int, int, int],
+    id: str,
+    cgroup_fd: int,
+    passed: Iterable[int],
+    user_namespace: bool,
 ) -> Launch:
     """Start the init on the plan. OSError ENOSYS or EPERM with a cgroup_fd: try again without one."""
     sync, theirs = _native.socketpair()
@@ -193,11 +199,11 @@ def spawn(
     try:
         plan_fd = more.add("plan", _native.sealed_memfd("ctnr-plan", plan.encode(fds.by_ref)))
         keep = [*fds.by_ref.values(), plan_fd, theirs]
-        for fd in range(3, 3 + preserve_fds):
+        for fd in passed:
             try:
                 posix.fstat(fd)
             except OSError:
-                raise CtnrError(f"--preserve-fds {preserve_fds}: fd {fd} is not open") from None
+                raise CtnrError(f"--preserve-fds: fd {fd} is not open") from None
             keep.append(fd)
         argv = ("ctnr-init", str(plan_fd), str(theirs), id)
         try:

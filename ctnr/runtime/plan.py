@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from _struct import Struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 # enum plan_op of plan.h, in its order; a test compares the two
 (
     NONE,
@@ -166,6 +170,11 @@ def explain_step(step: Step) -> str:
     from ctnr.runtime.explain import words
 
     return words(step)
+
+
+def numbers(items: Iterable[int]) -> bytes:
+    """A list of u32 as the plan has it."""
+    return b"".join([item.to_bytes(4, "little") for item in items])
 
 
 def strings(items: list[str]) -> bytes:

@@ -88,6 +88,12 @@ int plan_check(const void *data, size_t size)
             if (s->arg[2] > 65536 || len != s->arg[2] * 4)
                 return -EINVAL;
         }
+        if (s->op == OP_EXEC && s->str[2]) {
+            uint32_t len;
+            memcpy(&len, buf + s->str[2], 4);
+            if (len % 4)
+                return -EINVAL;
+        }
         if (s->op == OP_SECCOMP) {
             uint32_t len;
             memcpy(&len, buf + s->str[0], 4);

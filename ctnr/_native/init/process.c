@@ -509,9 +509,14 @@ int do_exec(struct init *in, const struct plan_step *s)
         env[n] = home;
     }
     /* Once more than at the start; the container's own seccomp filter may refuse it by now, which is no harm. */
-    SYS(close_range, 3 + s->arg[0], ~0u, CLOSE_RANGE_CLOEXEC);
-    for (uint64_t fd = 3; fd < 3 + s->arg[0]; fd++)
+    SYS(close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
+    size_t len;
+    const char *keep = plan_str(in, s, 2, &len);
+    for (size_t i = 0; i + 4 <= len; i += 4) {
+        uint32_t fd;
+        memcpy(&fd, keep + i, 4);
         SYS(fcntl, fd, 2 /* F_SETFD */, 0);
+    }
     long r = SYS(execve, in->exe, argv, env);
     return fail_at(in, (int)r, in->exe);
 }

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SOURCE of a container's root filesystem: `host:`, a directory, an archive. HOT (run).
+
+A root is either a directory that the container uses as it is, or an overlay that the init mounts in the container's own
+mount namespace, over a tmpfs that goes away with it: nothing to clean up, whatever is killed when.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from ctnr import files
+from ctnr.errors import CtnrError
+from ctnr.runtime import plan as p
+from ctnr.runtime.plan import Step
+from ctnr.runtime.rootfs import unescape
+from ctnr.spec.tables import MS_NODEV, MS_NOSUID
+
+_HOST_SKIP = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/run")
+_PSEUDO = frozenset(
+    "proc sysfs tmpfs devtmpfs devpts mqueue cgroup cgroup2 bpf tracefs debugfs securityfs pstore efivarfs hugetlbfs configfs"
+    " fusectl binfmt_misc autofs rpc_pipefs nsfs ramfs selinuxfs".split()
+)
+LAYER, ROOT = "layer", "rootfs"
+
+
+class Source:
+    """`rootfs`: the directory to be the root ("" for one made below the state directory); `look`: where its files can be
+    read before it starts; `lower`: directories to overlay, mount point -> lower directory; `owned`: a directory that
+    goes with the container."""
+
+    __slots__ = ("look", "lower", "owned", "rootfs")
+
+    def __init__(
+        self, rootfs: str = "", look: str = "", lower: list[tuple[str, str]] | None = None, owned: str = ""
+    ) -> None:
+        self.rootfs = rootfs
+        self.look = look
+        self.lower = lower or []
+        self.owned = owned
+
+
+def resolve(text: str, store: str, id: str) -> Source:
+    """What SOURCE means. Raises CtnrError if there is no such thing. Archives are unpacked below `store`."""
+    if text == "host:":
+        return Source("", "/", _host_tree())
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme.isalnum() and "/" not in scheme and not _exists(text):
+        raise CtnrError(
+            f"unknown source {text!r}: give host:, a directory or a root filesystem archive (tar, .gz, .xz, .bz2, .zst)"
+        )
+    path = files.abspath(text)
+    try:
+        st = posix.stat(path)
+    except OSError as error:
+        raise CtnrError(
+            f"source {text}: {(error.strerror or '').lower()}: give host:, a directory or an archive"
+        ) from None
+    kind = st.st_mode & 0o170000
+    if kind == 0o040000:
+        if posix.access(path, posix.W_OK, effective_ids=True):
+            return Source(path, path)
+        return Source("", path, [("", path)])
+    if kind != 0o100000:
+        raise CtnrError(f"source {text}: neither a directory nor a file")
+    from ctnr.engine.unpacking import unpack
+
+    directory = unpack(path, store, id)
+    return Source(files.join(directory, ROOT), files.join(directory, ROOT), owned=directory)
+
+
+def _exists(path: str) -> bool:
+    try:
+        posix.stat(path)
+    except OSError:
+        return False
+    return True
+
+
+def _host_tree() -> list[tuple[str, str]]:
+    """The machine's file trees: the root, and what is mounted below it that is no pseudo filesystem."""
+    found: dict[str, str] = {}
+    for line in files.read_file("/proc/self/mountinfo").decode("utf-8", "surrogateescape").splitlines():
+        head, _, tail = line.partition(" - ")
+        point = unescape(head.split(" ")[4])
+        if point == "/" or tail.split(" ", 1)[0] in _PSEUDO:
+            continue
+        if any(point == skip or point.startswith(skip + "/") for skip in _HOST_SKIP):
+            continue
+        if _is_dir(point):  # a file bound over another is what it covers, in the container
+            found[point] = point
+    return [("", "/"), *sorted(found.items())]
+
+
+def root_steps(source: Source, state_dir: str, user_namespace: bool) -> list[Step]:
+    """Steps that mount the overlays of a source in the container's mount namespace."""
+    if not source.lower:
+        return []
+    field = "SOURCE"
+    plan = p.Plan()
+    layer, root = f"{state_dir}/{LAYER}", f"{state_dir}/{ROOT}"
+    plan.add(p.HOST_MOUNT, field, "tmpfs", "tmpfs", layer, "mode=755", args=(MS_NOSUID | MS_NODEV,))
+    for i, (point, lower) in enumerate(source.lower):
+        target = root + point
+        upper, work = f"{layer}/upper{i}", f"{layer}/work{i}"
+        plan.add(p.HOST_MKDIR, field, upper, args=(0o755,))
+        plan.add(p.HOST_MKDIR, field, work, args=(0o755,))
+        data = f"lowerdir={_escape(lower)},upperdir={_escape(upper)},workdir={_escape(work)}"
+        if user_namespace:
+            data += ",userxattr"
+        plan.add(p.HOST_MOUNT, field, "overlay", "overlay", target, data)
+    return plan.steps
+
+
+def _escape(path: str) -> str:
+    """A path in overlayfs' options, where `:` parts layers and `,` options."""
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+
+
+def _is_dir(path: str) -> bool:
+    try:
+        return posix.stat(path).st_mode & 0o170000 == 0o040000
+    except OSError:
+        return False

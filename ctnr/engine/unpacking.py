@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Archives as root filesystems: unpacked below the store, with the owners that the user can have. Cold."""
+
+from __future__ import annotations
+
+import os
+
+from ctnr import files
+from ctnr.errors import CtnrError, SyscallError
+from ctnr.image.archive import unpack_archive
+from ctnr.image.policy import UnpackPolicy
+from ctnr.image.unpack_main import clear_command, result, unpack_command
+from ctnr.runtime import idmap, userns
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctnr.spec.types import IDMapping
+
+_ROOT = "rootfs"
+
+
+def unpack(path: str, store: str, id: str) -> str:
+    """Unpack an archive for the container `id`; the directory made, in which `rootfs` is the tree."""
+    parent = f"{store}/containers"
+    directory = f"{parent}/{id}"
+    try:
+        files.makedirs(parent, 0o700)
+        os.mkdir(directory, 0o700)
+    except OSError as error:
+        raise SyscallError("--store-dir: make", error.errno or 0, directory) from None
+    try:
+        rootfs = f"{directory}/{_ROOT}"
+        if os.geteuid() == 0:
+            unpack_archive(path, rootfs, UnpackPolicy(owner="keep"))
+            return directory
+        uids, gids = idmap.rootless_maps(os.geteuid(), os.getegid())
+        if len(uids) == 1:
+            unpack_archive(path, rootfs, UnpackPolicy(owner="none"))
+            return directory
+        # the ids of the tree are the user's own beside others that only the namespace's root may give away
+        os.chmod(directory, 0o711)
+        os.mkdir(rootfs, 0o755)
+        _unpack_mapped(path, rootfs, uids, gids)
+        return directory
+    except BaseException:
+        remove(directory)
+        raise
+
+
+def _unpack_mapped(path: str, rootfs: str, uids: list[IDMapping], gids: list[IDMapping]) -> None:
+    try:
+        archive = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        raise SyscallError("source: open", error.errno or 0, path) from None
+    dest = files.open_dir(rootfs)
+    try:
+        output = _run(unpack_command(archive, dest, UnpackPolicy(owner="keep"), path), uids, gids, (archive, dest))
+    finally:
+        os.close(archive)
+        os.close(dest)
+    result(output)
+
+
+def _run(argv: list[str], uids: list[IDMapping], gids: list[IDMapping], passed: tuple[int, ...]) -> bytes:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        process = userns.run(argv, uids, gids, passed, (null, writer, 2))
+        os.close(writer)
+        writer = -1
+        try:
+            return files.read_fd(reader)
+        finally:
+            process.wait()
+            process.close()
+    finally:
+        os.close(reader)
+        os.close(null)
+        if writer >= 0:
+            os.close(writer)
+
+
+def remove(directory: str) -> None:
+    """Remove what unpack() made, ids of the user's namespace included."""
+    try:
+        files.remove_tree(directory)
+        return
+    except PermissionError:
+        if os.geteuid() == 0:
+            raise
+    uids, gids = idmap.rootless_maps(os.geteuid(), os.getegid())
+    fd = files.open_dir(directory)
+    try:
+        result(_run(clear_command(fd), uids, gids, (fd,)))
+    finally:
+        os.close(fd)
+    try:
+        files.remove_tree(directory)
+    except OSError as error:
+        raise CtnrError(f"cannot remove {directory}: {(error.strerror or '').lower()}") from None

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host programs and fds in a user namespace of their own: unpacking with mapped ids, idmapped mounts.
+
+HOT: imported only by what needs one. The program sees the host's file tree, not a container's.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from ctnr.runtime import idmap, launch
+from ctnr.runtime import plan as p
+from ctnr.runtime.process import Process
+from ctnr.spec.tables import CLONE_NEWUSER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctnr.spec.types import IDMapping
+
+
+def _begin() -> p.Plan:
+    plan = p.Plan()
+    plan.clone = CLONE_NEWUSER
+    plan.add(p.SYNC, "linux.uidMappings", args=(p.PHASE_MAPS,))
+    plan.add(p.SETID0, "linux.uidMappings")
+    return plan
+
+
+def run(
+    argv: Sequence[str],
+    uids: list[IDMapping],
+    gids: list[IDMapping],
+    passed: Sequence[int],
+    stdio: tuple[int, int, int],
+) -> Process:
+    """Start argv[0] (an absolute path) as 0:0 of a new user namespace with these maps; `passed` fds keep their numbers."""
+    plan = _begin()
+    plan.add(p.LOOKUP, "", argv[0], "")
+    plan.add(p.WAIT, "")
+    plan.add(p.EXEC, "", p.strings(list(argv)), p.strings(["PATH=/usr/bin:/bin"]), p.numbers(passed))
+    started = launch.spawn(plan, launch.Fds(), stdio, "helper", -1, passed, True)
+
+    def phase(_: int) -> bytes:
+        idmap.write_maps(started.pid, uids, gids)
+        return b""
+
+    try:
+        started.until_ready(phase, lambda: None)
+        started.go()
+        started.until_executed()
+    except BaseException:
+        started.abort()
+        raise
+    started.release()
+    return Process(started.pid, started.pidfd)
+
+
+def namespace_fd(uids: list[IDMapping], gids: list[IDMapping]) -> int:
+    """An fd of a new user namespace with these maps. Needs privilege over the ids."""
+    plan = _begin()
+    plan.add(p.EXEC, "", b"", b"")  # never reached
+    started = launch.spawn(plan, launch.Fds(), (0, 1, 2), "helper", -1, (), True)
+    try:
+        idmap.write_maps(started.pid, uids, gids)
+        return posix.open(f"/proc/{started.pid}/ns/user", posix.O_RDONLY | posix.O_CLOEXEC)
+    finally:
+        started.abort()
