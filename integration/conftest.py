@@ -98,11 +98,11 @@ def view(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-RuntimeFactory = Callable[..., Runtime]
+MakeRuntime = Callable[..., Runtime]
 
 
 @pytest.fixture
-def runtimes_of(work: Path) -> Iterator[RuntimeFactory]:
+def runtimes_of(work: Path) -> Iterator[MakeRuntime]:
     """Makes runtimes: `runtimes_of(user, path=None, view="host")`; what their containers leave is deleted at the end."""
     made: list[Runtime] = []
 
@@ -123,22 +123,22 @@ def runtimes_of(work: Path) -> Iterator[RuntimeFactory]:
 
 
 @pytest.fixture
-def runtime(runtimes_of: RuntimeFactory, user: User) -> Runtime:
+def runtime(runtimes_of: MakeRuntime, user: User) -> Runtime:
     """ctnr-oci as `user`, with a state root of its own."""
     return runtimes_of(user)
 
 
 @pytest.fixture
-def root_runtime(runtimes_of: RuntimeFactory, root: User) -> Runtime:
+def root_runtime(runtimes_of: MakeRuntime, root: User) -> Runtime:
     """ctnr-oci as root."""
     return runtimes_of(root)
 
 
-BundleFactory = Callable[..., Bundle]
+MakeBundle = Callable[..., Bundle]
 
 
 @pytest.fixture
-def bundle_of(work: Path) -> BundleFactory:
+def bundle_of(work: Path) -> MakeBundle:
     """Makes bundles: `bundle_of(user, *args, change=function)`."""
     count = iter(range(1, 1_000_000))
 
@@ -149,7 +149,7 @@ def bundle_of(work: Path) -> BundleFactory:
 
 
 @pytest.fixture
-def bundle(bundle_of: BundleFactory, user: User) -> Callable[..., Bundle]:
+def bundle(bundle_of: MakeBundle, user: User) -> Callable[..., Bundle]:
     """Makes bundles for `user`: `bundle("/bin/true", change=function)`."""
 
     def make(*args: str, change: bundles.Change | None = None) -> Bundle:

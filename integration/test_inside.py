@@ -7,7 +7,6 @@ import functools
 import os
 import platform
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from support.kernel import Json
 from support.runtimes import Runtime, parse_probe
 from support.users import User
 
-from conftest import BundleFactory, RuntimeFactory
+from conftest import MakeBundle, MakeRuntime
 
 assert mount_cases  # its rows are in CASES
 
@@ -36,7 +35,7 @@ def needs_of(row: Case) -> None:
 
 
 @pytest.mark.parametrize(("row", "kind"), TABLE)
-def test_run(row: Case, kind: str, runtimes_of: RuntimeFactory, bundle_of: BundleFactory) -> None:
+def test_run(row: Case, kind: str, runtimes_of: MakeRuntime, bundle_of: MakeBundle) -> None:
     needs_of(row)
     user = users.get(kind)
     runtime = runtimes_of(user)
@@ -48,7 +47,7 @@ def test_run(row: Case, kind: str, runtimes_of: RuntimeFactory, bundle_of: Bundl
 
 
 @pytest.mark.parametrize(("row", "kind"), EXEC_TABLE)
-def test_exec(row: Case, kind: str, runtimes_of: RuntimeFactory, bundle_of: BundleFactory) -> None:
+def test_exec(row: Case, kind: str, runtimes_of: MakeRuntime, bundle_of: MakeBundle) -> None:
     """The same inside for a second process: the container has the row's config, the exec its process."""
     needs_of(row)
     user = users.get(kind)
@@ -116,7 +115,7 @@ def comparable_mounts(probe: Json, bundle: Bundle) -> dict[str, tuple[str, froze
 
 
 @pytest.mark.parametrize(("row", "kind"), TABLE)
-def test_like_the_peers(row: Case, kind: str, runtimes_of: RuntimeFactory, bundle_of: BundleFactory) -> None:
+def test_like_the_peers(row: Case, kind: str, runtimes_of: MakeRuntime, bundle_of: MakeBundle) -> None:
     """The same bundle under runc and crun shows the same facts; where the two differ, ours is like one of them."""
     needs_of(row)
     paths = {name: runtimes.peer(name) for name in ("runc", "crun")}
@@ -175,7 +174,7 @@ def holder_of(kind: str, user: User, request: pytest.FixtureRequest) -> int:
 @pytest.mark.parametrize("kind", ["network", "ipc", "uts", "cgroup"])
 @pytest.mark.parametrize("how", ["run", "exec"])
 def test_join_a_namespace_by_path(
-    kind: str, how: str, user: User, runtime: Runtime, bundle: Callable[..., Bundle], request: pytest.FixtureRequest
+    kind: str, how: str, user: User, runtime: Runtime, bundle: MakeBundle, request: pytest.FixtureRequest
 ) -> None:
     pid = holder_of(kind, user, request)
     box = bundle()
@@ -198,9 +197,7 @@ def test_join_a_namespace_by_path(
         assert seen["ns"]["user"] == os.readlink(f"/proc/{pid}/ns/user")
 
 
-def test_exec_is_in_every_namespace_of_the_container(
-    user: User, runtime: Runtime, bundle: Callable[..., Bundle]
-) -> None:
+def test_exec_is_in_every_namespace_of_the_container(user: User, runtime: Runtime, bundle: MakeBundle) -> None:
     box = bundle("/probe", "--wait")
     box.namespace("cgroup")
     box.namespace("time")
@@ -216,7 +213,7 @@ def test_exec_is_in_every_namespace_of_the_container(
 # ---------------------------------------------------------------- exec's own flags
 
 
-def test_exec_takes_its_flags(runtime: Runtime, user: User, bundle: Callable[..., Bundle]) -> None:
+def test_exec_takes_its_flags(runtime: Runtime, user: User, bundle: MakeBundle) -> None:
     box = bundle("/probe", "--wait")
     box.process["noNewPrivileges"] = False
     id = runtime.start_detached(box)
@@ -236,7 +233,7 @@ def test_exec_takes_its_flags(runtime: Runtime, user: User, bundle: Callable[...
     runtime.stop(id)
 
 
-def test_exec_without_flags_is_like_the_config_process(runtime: Runtime, bundle: Callable[..., Bundle]) -> None:
+def test_exec_without_flags_is_like_the_config_process(runtime: Runtime, bundle: MakeBundle) -> None:
     box = bundle("/probe", "--wait")
     box.process["cwd"] = "/work"
     box.process["env"] = ["PATH=/bin", "HOME=/x", "FROM=config"]
@@ -250,7 +247,7 @@ def test_exec_without_flags_is_like_the_config_process(runtime: Runtime, bundle:
     runtime.stop(id)
 
 
-def test_exec_without_capabilities_has_those_of_the_config(runtime: Runtime, bundle: Callable[..., Bundle]) -> None:
+def test_exec_without_capabilities_has_those_of_the_config(runtime: Runtime, bundle: MakeBundle) -> None:
     """As with runc and crun: a process document that is silent about them."""
     box = bundle("/probe", "--wait")
     id = runtime.start_detached(box)
@@ -260,7 +257,7 @@ def test_exec_without_capabilities_has_those_of_the_config(runtime: Runtime, bun
     runtime.stop(id)
 
 
-def test_preserve_fds(runtime: Runtime, user: User, bundle: Callable[..., Bundle], work: Path) -> None:
+def test_preserve_fds(runtime: Runtime, user: User, bundle: MakeBundle, work: Path) -> None:
     """--preserve-fds N passes 3..3+N-1 and nothing above."""
     given = work / "given"
     given.write_text("x")

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from . import machine, rootfs
 from .users import ONE_ID, SUBIDS, User
@@ -24,7 +23,7 @@ def base_config(user: User) -> Config:
     """The document `ctnr-oci spec` (`--rootless` for users) writes, without a terminal, with the ranges `user` has."""
     from ctnr.spec.default import default_config
 
-    config: Config = copy.deepcopy(default_config(rootless=user.rootless, uid=user.uid, gid=user.gid))  # type: ignore[assignment]
+    config = cast("Config", default_config(rootless=user.rootless, uid=user.uid, gid=user.gid))
     config["process"]["terminal"] = False
     if user.kind == SUBIDS and user.sub:
         config["linux"]["uidMappings"] = [
