@@ -13,7 +13,7 @@ ways do not: CLONE_INTO_CGROUP (v2: fd_v2()), and a process with one thread that
 from __future__ import annotations
 
 from errno import EACCES, EINVAL, EPERM, ESRCH
-from posix import O_CLOEXEC, O_DIRECTORY, O_PATH, O_WRONLY, close, open, rmdir
+from posix import O_CLOEXEC, O_DIRECTORY, O_PATH, O_WRONLY, close, open
 from posix import kill as send_signal
 from time import sleep
 
@@ -76,7 +76,7 @@ class Cgroup:
             self.created = []
             for path in reversed(made):
                 try:
-                    rmdir(path)
+                    dirs.rmdir(path)
                 except OSError:
                     continue  # somebody else's cgroup is below by now, or it is gone: either way not ours to remove
             if isinstance(e, OSError):
@@ -125,7 +125,8 @@ class Cgroup:
             from ctnr.runtime.cgroups import v1
 
             for controller, path in self.paths.items():
-                v1.apply(controller, path, resources)
+                if not (new and controller == "cpuset"):  # cpuset_start() has done it
+                    v1.apply(controller, path, resources)
         if unified is not None:
             from ctnr.runtime.cgroups import v2
             from ctnr.runtime.cgroups.resources import wanted, wanted_unified

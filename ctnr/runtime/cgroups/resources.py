@@ -3,8 +3,9 @@
 
 HOT: imported by `create` and `run`. Pure: nothing here touches the kernel.
 
-As in runc, 0 in a numeric field means "not set" (runc's own update documents say so), but for `pids.limit`, `cpu.idle`
-and `cpu.burst`. -1, "no limit", is what a cgroup without the controller has anyway, so it needs no controller.
+As in runc, 0 in a numeric field means "not set" (runc's own update documents say so), but for `memory.swappiness`,
+`pids.limit`, `cpu.idle` and `cpu.burst`. -1, "no limit", is what a cgroup without the controller has anyway: it needs
+none.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def wanted(resources: Resources) -> dict[str, str]:
     want: dict[str, str] = {}
     group = resources.get("memory") or {}
     for name in _MEMORY:
-        if group.get(name) not in (None, 0, -1, False):
+        value = group.get(name)
+        if value not in (None, 0, -1, False) or (name == "swappiness" and value == 0):
             want.setdefault("memory", f"{FIELD}.memory.{name}")
     group = resources.get("cpu") or {}
     for name, controller in _CPU.items():
