@@ -65,7 +65,7 @@ PROCESS = record(
         ),
         "selinuxLabel": TEXT,
         "ioPriority": record(
-            {"class": one_of(IOPRIO_CLASSES, "I/O priority class"), "priority": integer(0, 7)}, ("class", "priority")
+            {"class": one_of(IOPRIO_CLASSES, "I/O priority class"), "priority": integer(0, 7)}, ("class",)
         ),
         "execCPUAffinity": record({"initial": TEXT, "final": TEXT}),
     },

@@ -278,10 +278,15 @@ def _check_linux(linux: Linux, namespaces: dict[str, str]) -> list[str]:
         from ctnr.spec.resources import check_resources
 
         warnings += check_resources(linux["resources"], "linux.resources")
-    if "seccomp" in linux:
+    seccomp = linux.get("seccomp")
+    if isinstance(seccomp, dict) and not seccomp.get("defaultAction") and not seccomp.get("syscalls"):
+        # as runc does: it is what Go writes of a structure left empty
+        warnings.append("linux.seccomp: has no defaultAction and no syscalls, so there is no filter")
+        del linux["seccomp"]
+    elif seccomp is not None:
         from ctnr.spec.seccomp import check_seccomp
 
-        check_seccomp(linux["seccomp"], "linux.seccomp")
+        check_seccomp(seccomp, "linux.seccomp")
     _check_time(linux, namespaces)
     _check_intel_rdt(linux)
     _check_memory_policy(linux)
