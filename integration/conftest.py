@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 from support import bundles, leaks, machine, rootfs, runtimes, users, views
-from support.bundles import Bundle
-from support.runtimes import Runtime
+from support.bundles import Bundle, MakeBundle
+from support.runtimes import MakeRuntime, Runtime
 from support.users import User
 
 
@@ -98,9 +98,6 @@ def view(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-MakeRuntime = Callable[..., Runtime]
-
-
 @pytest.fixture
 def runtimes_of(work: Path) -> Iterator[MakeRuntime]:
     """Makes runtimes: `runtimes_of(user, path=None, view="host")`; what their containers leave is deleted at the end."""
@@ -132,9 +129,6 @@ def runtime(runtimes_of: MakeRuntime, user: User) -> Runtime:
 def root_runtime(runtimes_of: MakeRuntime, root: User) -> Runtime:
     """ctnr-oci as root."""
     return runtimes_of(root)
-
-
-MakeBundle = Callable[..., Bundle]
 
 
 @pytest.fixture

@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 from support import machine
-from support.bundles import Bundle, new_id
+from support.bundles import Bundle, MakeBundle, new_id
 from support.runtimes import Runtime
 from support.users import User
-
-from conftest import MakeBundle
 
 KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 BEFORE_START = ("prestart", "createRuntime", "createContainer")

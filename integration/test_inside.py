@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 from support import kernel, machine, mount_cases, runtimes, users, views
-from support.bundles import Bundle, new_id
+from support.bundles import Bundle, MakeBundle, new_id
 from support.cases import CASES, Case
 from support.kernel import Json
-from support.runtimes import Runtime, parse_probe
+from support.runtimes import MakeRuntime, Runtime, parse_probe
 from support.users import User
-
-from conftest import MakeBundle, MakeRuntime
 
 assert mount_cases  # its rows are in CASES
 

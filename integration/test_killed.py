@@ -16,10 +16,8 @@ from pathlib import Path
 
 import pytest
 from support import leaks, machine, users
-from support.bundles import Bundle, new_id
-from support.runtimes import Runtime, finished
-
-from conftest import MakeBundle, MakeRuntime
+from support.bundles import Bundle, MakeBundle, new_id
+from support.runtimes import MakeRuntime, Runtime, finished
 
 # Points per verb; CTNR_TEST_KILLS=0 takes all of them.
 POINTS = int(os.environ.get("CTNR_TEST_KILLS", "60"))

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import pytest
 from support import leaks, machine, runtimes, terminals, users, views
-from support.bundles import Bundle, new_id
-from support.runtimes import Runtime, finished, parse_probe
+from support.bundles import Bundle, MakeBundle, new_id
+from support.runtimes import MakeRuntime, Runtime, finished, parse_probe
 from support.users import User
-
-from conftest import MakeBundle, MakeRuntime
 
 # ---------------------------------------------------------------- the good path
 

@@ -101,6 +101,7 @@ class Bundle:
 
 
 Change = Callable[[Bundle], object]
+MakeBundle = Callable[..., Bundle]  # the fixtures bundle and bundle_of
 
 
 def make(path: Path, user: User, *args: str, change: Change | None = None) -> Bundle:

@@ -8,11 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import leaks, machine, users, views
+from . import leaks, machine, views
 from .bundles import Bundle, new_id
 from .users import User
 
@@ -263,6 +264,9 @@ class Runtime:
             document.unlink()
 
 
+MakeRuntime = Callable[..., Runtime]  # the fixture runtimes_of
+
+
 def _decoded(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("latin-1").decode("utf-8", "surrogateescape")
@@ -290,19 +294,3 @@ def peer(name: str) -> Path:
 
 def by_kill(process: subprocess.Popen[bytes]) -> bool:
     return process.returncode == -signal.SIGKILL
-
-
-__all__ = [
-    "Result",
-    "Runtime",
-    "by_kill",
-    "call",
-    "ctnr_bin",
-    "ctnr_oci",
-    "finished",
-    "full_argv",
-    "parse_probe",
-    "peer",
-    "popen",
-    "users",
-]
