@@ -25,25 +25,28 @@ LAYER, ROOT = "layer", "rootfs"
 
 
 class Source:
-    """`rootfs`: the directory to be the root ("" for one made below the state directory); `look`: where its files can be
-    read before it starts; `lower`: directories to overlay, mount point -> lower directory; `owned`: a directory that
-    goes with the container."""
+    """Where a root comes from.
 
-    __slots__ = ("look", "lower", "owned", "rootfs")
+    rootfs: the directory to be the root, "" for one made below the state directory. look: where its files can be read
+    before it starts. lower: what to overlay there, (path inside, lower directory). links: symlinks to make there, path
+    inside -> target. binds: what to bind read-only. owned: a directory that goes with the container.
+    """
 
-    def __init__(
-        self, rootfs: str = "", look: str = "", lower: list[tuple[str, str]] | None = None, owned: str = ""
-    ) -> None:
+    __slots__ = ("binds", "links", "look", "lower", "owned", "rootfs")
+
+    def __init__(self, rootfs: str, look: str) -> None:
         self.rootfs = rootfs
         self.look = look
-        self.lower = lower or []
-        self.owned = owned
+        self.lower: list[tuple[str, str]] = []
+        self.links: list[tuple[str, str]] = []
+        self.binds: list[str] = []
+        self.owned = ""
 
 
 def resolve(text: str, store: str, id: str) -> Source:
     """What SOURCE means. Raises CtnrError if there is no such thing. Archives are unpacked below `store`."""
     if text == "host:":
-        return Source("", "/", _host_tree())
+        return _host()
     scheme, colon, rest = text.partition(":")
     if colon and scheme.isalnum() and "/" not in scheme and not _exists(text):
         raise CtnrError(
@@ -60,13 +63,18 @@ def resolve(text: str, store: str, id: str) -> Source:
     if kind == 0o040000:
         if posix.access(path, posix.W_OK, effective_ids=True):
             return Source(path, path)
-        return Source("", path, [("", path)])
+        source = Source("", path)  # not the user's to write: a throw-away copy
+        source.lower.append(("", path))
+        return source
     if kind != 0o100000:
         raise CtnrError(f"source {text}: neither a directory nor a file")
     from ctnr.engine.unpacking import unpack
 
     directory = unpack(path, store, id)
-    return Source(files.join(directory, ROOT), files.join(directory, ROOT), owned=directory)
+    tree = files.join(directory, ROOT)
+    source = Source(tree, tree)
+    source.owned = directory
+    return source
 
 
 def _exists(path: str) -> bool:
@@ -77,19 +85,44 @@ def _exists(path: str) -> bool:
     return True
 
 
-def _host_tree() -> list[tuple[str, str]]:
-    """The machine's file trees: the root, and what is mounted below it that is no pseudo filesystem."""
-    found: dict[str, str] = {}
+def _host() -> Source:
+    """The machine's own file trees: the root, and what is mounted below it that is no pseudo filesystem.
+
+    In a user namespace overlayfs refuses a lower directory that has mounts below it, as / has: it would show what they
+    hide. There the root is made of its directories, each overlaid, or bound read-only if it has mounts in it.
+    """
+    source = Source("", "/")
+    points = []
     for line in files.read_file("/proc/self/mountinfo").decode("utf-8", "surrogateescape").splitlines():
         head, _, tail = line.partition(" - ")
         point = unescape(head.split(" ")[4])
-        if point == "/" or tail.split(" ", 1)[0] in _PSEUDO:
+        skip = point == "/" or any(point == name or point.startswith(name + "/") for name in _HOST_SKIP)
+        if not skip:
+            points.append((point, tail.split(" ", 1)[0]))
+    if posix.geteuid() == 0:
+        source.lower.append(("", "/"))
+        # a file bound over another is what it covers, in the container
+        source.lower += [(p, p) for p in sorted({p for p, type in points if type not in _PSEUDO and _is_dir(p)})]
+        return source
+    for entry in posix.scandir("/"):
+        path = f"/{entry.name}"
+        if path in _HOST_SKIP:
             continue
-        if any(point == skip or point.startswith(skip + "/") for skip in _HOST_SKIP):
-            continue
-        if _is_dir(point):  # a file bound over another is what it covers, in the container
-            found[point] = point
-    return [("", "/"), *sorted(found.items())]
+        if entry.is_symlink():
+            source.links.append((entry.name, posix.readlink(path)))
+        elif entry.is_dir():
+            if any(point == path or point.startswith(path + "/") for point, _ in points):
+                source.binds.append(path)
+            else:
+                source.lower.append((path, path))
+    return source
+
+
+def directories(source: Source) -> list[str]:
+    """Directories to make below the state directory, parents first."""
+    if not source.lower:
+        return []
+    return [LAYER, ROOT, *(ROOT + inside for inside, _ in source.lower if inside and source.lower[0][0])]
 
 
 def root_steps(source: Source, state_dir: str, user_namespace: bool) -> list[Step]:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 
 from ctnr import files
-from ctnr.errors import CtnrError, SyscallError
+from ctnr.errors import SyscallError
 from ctnr.image.archive import unpack_archive
 from ctnr.image.policy import UnpackPolicy
-from ctnr.image.unpack_main import clear_command, result, unpack_command
+from ctnr.image.unpack_main import result, unpack_command
 from ctnr.runtime import idmap, userns
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ def unpack(path: str, store: str, id: str) -> str:
         _unpack_mapped(path, rootfs, uids, gids)
         return directory
     except BaseException:
-        remove(directory)
+        userns.remove_tree(directory)
         raise
 
 
@@ -78,23 +78,3 @@ def _run(argv: list[str], uids: list[IDMapping], gids: list[IDMapping], passed: 
         os.close(null)
         if writer >= 0:
             os.close(writer)
-
-
-def remove(directory: str) -> None:
-    """Remove what unpack() made, ids of the user's namespace included."""
-    try:
-        files.remove_tree(directory)
-        return
-    except PermissionError:
-        if os.geteuid() == 0:
-            raise
-    uids, gids = idmap.rootless_maps(os.geteuid(), os.getegid())
-    fd = files.open_dir(directory)
-    try:
-        result(_run(clear_command(fd), uids, gids, (fd,)))
-    finally:
-        os.close(fd)
-    try:
-        files.remove_tree(directory)
-    except OSError as error:
-        raise CtnrError(f"cannot remove {directory}: {(error.strerror or '').lower()}") from None

@@ -90,6 +90,26 @@ def resolve_rootfs(config: Config, bundle: str) -> str:
     return real
 
 
+class Made:
+    """What the engine makes for a container beside its config.
+
+    `rootfs`: the root, which `root_steps` mount in the container's mount namespace; `directories`, `links`, `files`: made in the
+    state directory before the start; `state`: kept in the state file. `state["owned"]` is a tree that goes with the
+    container. `held`: note that the container is somebody's, for as long as its maker lives.
+    """
+
+    __slots__ = ("directories", "files", "held", "links", "root_steps", "rootfs", "state")
+
+    def __init__(self) -> None:
+        self.held = False
+        self.rootfs = ""
+        self.root_steps: list[Step] = []
+        self.directories: list[str] = []
+        self.links: list[tuple[str, str]] = []
+        self.files: dict[str, bytes] = {}
+        self.state: dict[str, Any] = {}
+
+
 class Container:
     """One container, by its id under a state root. Made by create() or load(); close() gives up its fds.
 
@@ -97,7 +117,7 @@ class Container:
     console socket; `bundle`: the absolute path of its bundle.
     """
 
-    __slots__ = ("_cgroup", "_config", "_dir", "_launch", "_plan", "_process", "_state", "id", "root")
+    __slots__ = ("_cgroup", "_config", "_dir", "_launch", "_owner", "_plan", "_process", "_state", "id", "root")
 
     def __init__(self, id: str, root: str, dir: state.StateDir, data: dict[str, Any]) -> None:
         self.id = id
@@ -109,6 +129,7 @@ class Container:
         self._launch: Launch | None = None
         self._plan: Plan | None = None
         self._process: Process | None = None
+        self._owner = -1
 
     # --- making and finding
 
@@ -133,15 +154,14 @@ class Container:
         rootless: bool | None = None,
         detach: bool = True,
         init: bool = False,
-        root_steps: list[Step] | None = None,
-        extra: dict[str, Any] | None = None,
+        made: Made | None = None,
     ) -> Container:
         """Create a container: everything but the program runs when this returns (runtime.md#create).
 
         `bundle`: its directory; `config` replaces its config.json, `config_path` names another file. `stdin`, `stdout`,
         `stderr`: fds. `detach`: the container outlives this process and any process may start it; otherwise only this
-        one can, and it ends with this process unless it was started. `init`: a reaper as pid 1. `root_steps`,
-        `extra`: the engine's: steps that make the root filesystem, and what it wants kept in the state.
+        one can, and it ends with this process unless it was started. `init`: a reaper as pid 1. `made`: what the
+        engine adds.
 
         Raises SpecError, StateError, SyscallError, CtnrError; nothing is left behind then.
         """
@@ -160,10 +180,11 @@ class Container:
         if console_socket and not terminal:
             raise CtnrError("cannot use console socket if runc will not detach or allocate tty")
         ctx = Context(config, id, bundle)
-        ctx.rootfs = resolve_rootfs(config, bundle)
+        made = made or Made()
+        ctx.rootfs = made.rootfs or resolve_rootfs(config, bundle)
         ctx.no_pivot, ctx.no_new_keyring = no_pivot, no_new_keyring
         ctx.preserve_fds, ctx.listen, ctx.init = preserve_fds, detach, init
-        ctx.root_steps = root_steps or []
+        ctx.root_steps = made.root_steps
         ctx.console = "console" if console_socket else ""
         ctx.setgroups = _setgroups(config)
         if rootless is None:
@@ -181,14 +202,21 @@ class Container:
             "boot": state.boot_id(),
             "uid": posix.geteuid(),
         }
-        if extra:
-            data.update(extra)
+        data.update(made.state)
         container = cls(id, root, dir, data)
         container._config = config
         try:
             mark = dir.begin()
             try:
+                if made.held:
+                    container._owner = dir.hold()
                 dir.write(state.CONFIG, raw)
+                for name in made.directories:
+                    posix.mkdir(name, 0o755, dir_fd=dir.fd)
+                for name, target in made.links:
+                    posix.symlink(target, name, dir_fd=dir.fd)
+                for name, content in made.files.items():
+                    dir.write(name, content, 0o644)
                 container._create(ctx, (stdin, stdout, stderr), console_socket, cgroup_manager, rootless)
                 if pid_file:
                     files.write_atomic(pid_file, str(container.pid).encode(), 0o644)
@@ -323,8 +351,16 @@ class Container:
 
                 hooks.run_all(self.config, "poststop", self._document("stopped"))
         finally:
-            self._dir.remove()
-            self._dir.close()
+            self._remove()
+            self.close()
+
+    def _remove(self) -> None:
+        owned = self._state.get("owned")
+        if owned:
+            from ctnr.runtime.userns import remove_tree
+
+            remove_tree(owned)
+        self._dir.remove()
 
     @classmethod
     def load(cls, id: str, root: str | None = None) -> Container:
@@ -348,6 +384,9 @@ class Container:
         if self._process is not None:
             self._process.close()
             self._process = None
+        if self._owner >= 0:
+            posix.close(self._owner)
+            self._owner = -1
         self._dir.close()
 
     # --- what it is
@@ -442,6 +481,10 @@ class Container:
         if self._launch is not None and self._launch.sync_fd >= 0:
             return "created"
         return "running"
+
+    def abandoned(self) -> bool:
+        """Whether nobody holds it any more (Made.held): the process that made it has ended or closed it."""
+        return not self._dir.held()
 
     def _alive(self) -> bool:
         if self._process is not None and self._process.pidfd >= 0:
@@ -597,7 +640,7 @@ class Container:
             from ctnr.runtime import hooks
 
             hooks.run_all(config, "poststop", self._document("stopped"))
-        self._dir.remove()
+        self._remove()
         self.close()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -736,7 +779,7 @@ def plan(
     no_new_keyring: bool = False,
     cgroup_manager: str = "cgroupfs",
     init: bool = False,
-    root_steps: list[Step] | None = None,
+    made: Made | None = None,
 ) -> Plan:
     """The plan that create would carry out; nothing is made."""
     bundle = files.abspath(bundle)
@@ -744,9 +787,10 @@ def plan(
         config = parse(read_config(bundle, config_path))
     check_config(config)
     ctx = Context(config, id, bundle)
-    ctx.rootfs = resolve_rootfs(config, bundle)
+    made = made or Made()
+    ctx.rootfs = made.rootfs or resolve_rootfs(config, bundle)
     ctx.no_pivot, ctx.no_new_keyring, ctx.init = no_pivot, no_new_keyring, init
-    ctx.root_steps = root_steps or []
+    ctx.root_steps = made.root_steps
     ctx.setgroups = _setgroups(config)
     linux = ctx.linux
     ctx.cgroup = cgroups.new(linux.get("cgroupsPath"), id, is_rootless(), cgroup_manager, linux.get("resources") or {})

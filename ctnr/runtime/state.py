@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where containers are written down: ROOT/ID/{state.json,config.json,start.sock,creating}.
+"""Where containers are written down: ROOT/ID/{state.json,config.json,start.sock,creating,held}.
 
 HOT. A file says what is; what is running is asked of the kernel: nothing here can go stale. Every directory is 0700.
 
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-STATE, CONFIG, SOCKET, CREATING = "state.json", "config.json", "start.sock", "creating"
+STATE, CONFIG, SOCKET, CREATING, HELD = "state.json", "config.json", "start.sock", "creating", "held"
 MAX_ID = 1024
 
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
@@ -96,9 +96,9 @@ class StateDir:
         if posix.fstat(self.fd).st_nlink == 0:
             raise StateError("container does not exist")
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, mode: int = 0o600) -> None:
         fd = posix.open(
-            name + ".tmp", posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600, dir_fd=self.fd
+            name + ".tmp", posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, mode, dir_fd=self.fd
         )
         try:
             files.write_fd(fd, data)
@@ -112,11 +112,21 @@ class StateDir:
     def write_state(self, state: dict[str, Any]) -> None:
         self.write(STATE, jsonio.dumps(state).encode("utf-8", "surrogateescape"))
 
-    def begin(self) -> int:
-        """Mark the container as being created; the fd returned is the mark's lock."""
-        fd = posix.open(CREATING, posix.O_WRONLY | posix.O_CREAT | posix.O_CLOEXEC, 0o600, dir_fd=self.fd)
+    def _locked(self, name: str) -> int:
+        fd = posix.open(name, posix.O_WRONLY | posix.O_CREAT | posix.O_CLOEXEC, 0o600, dir_fd=self.fd)
         flock(fd, LOCK_EX)
         return fd
+
+    def hold(self) -> int:
+        """Note that the container is somebody's; the fd returned is the note's lock."""
+        return self._locked(HELD)
+
+    def held(self) -> bool:
+        return self._is_locked(HELD) is True
+
+    def begin(self) -> int:
+        """Mark the container as being created; the fd returned is the mark's lock."""
+        return self._locked(CREATING)
 
     def end(self, fd: int) -> None:
         posix.unlink(CREATING, dir_fd=self.fd)
@@ -124,8 +134,12 @@ class StateDir:
 
     def creating(self) -> bool | None:
         """True while create is at work, None if it died before it was done, False if it was done."""
+        return self._is_locked(CREATING)
+
+    def _is_locked(self, name: str) -> bool | None:
+        """None: the file is there, but nobody has it locked."""
         try:
-            fd = posix.open(CREATING, posix.O_RDONLY | posix.O_CLOEXEC, dir_fd=self.fd)
+            fd = posix.open(name, posix.O_RDONLY | posix.O_CLOEXEC, dir_fd=self.fd)
         except OSError as error:
             if error.errno == ENOENT:
                 return False
@@ -137,7 +151,7 @@ class StateDir:
         finally:
             posix.close(fd)
         # between the open and the lock it may have been removed by a create that succeeded
-        return None if _exists(CREATING, self.fd) else False
+        return None if _exists(name, self.fd) else False
 
     def waits_for_start(self) -> bool:
         """Whether the init still listens for `start`: the kernel's word, whatever became of whoever started it."""

@@ -7,7 +7,10 @@ HOT: imported only by what needs one. The program sees the host's file tree, not
 from __future__ import annotations
 
 import posix
+import sys
 
+from ctnr import files
+from ctnr.errors import CtnrError
 from ctnr.runtime import idmap, launch
 from ctnr.runtime import plan as p
 from ctnr.runtime.process import Process
@@ -67,3 +70,25 @@ def namespace_fd(uids: list[IDMapping], gids: list[IDMapping]) -> int:
         return posix.open(f"/proc/{started.pid}/ns/user", posix.O_RDONLY | posix.O_CLOEXEC)
     finally:
         started.abort()
+
+
+def remove_tree(path: str) -> None:
+    """Remove a tree of the user's, with what belongs to the user's subordinate ids in it. What is gone is no error."""
+    try:
+        files.remove_tree(path)
+        return
+    except PermissionError:
+        if posix.geteuid() == 0:
+            raise
+    uids, gids = idmap.rootless_maps(posix.geteuid(), posix.getegid())
+    boot = "import sys; sys.path[:] = sys.argv[1].split(chr(0x1f)); from ctnr.files import remove_tree; remove_tree(sys.argv[2])"
+    where = chr(0x1F).join(files.abspath(entry) for entry in sys.path)
+    null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
+    try:
+        process = run([sys.executable, "-I", "-S", "-c", boot, where, path], uids, gids, (), (null, null, null))
+        status = process.wait()
+        process.close()
+    finally:
+        posix.close(null)
+    if status:
+        raise CtnrError(f"cannot remove {path}: it has files of ids that are not yours to map (see /etc/subuid)")

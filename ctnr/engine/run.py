@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ctnr run` as functions: a SOURCE and options to a container, to a result. HOT (run)."""
+
+from __future__ import annotations
+
+import posix
+
+from ctnr import files
+from ctnr.engine import config as configs
+from ctnr.engine import sources
+from ctnr.engine.options import Options
+from ctnr.errors import CtnrError
+from ctnr.runtime import container as containers
+from ctnr.runtime import state
+from ctnr.runtime.container import Container, Made
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctnr.runtime.plan import Plan
+    from ctnr.spec.types import Config
+
+_SWEEP = 32
+
+
+def store_dir(path: str | None = None) -> str:
+    """The store: what was asked for, $CTNR_STORE, or the user's own (DESIGN: /var/lib/ctnr, ~/.local/share/ctnr)."""
+    chosen = path or files.getenv("CTNR_STORE")
+    if chosen:
+        return files.abspath(chosen)
+    if posix.geteuid() == 0:
+        return "/var/lib/ctnr"
+    base = files.getenv("XDG_DATA_HOME")
+    if base:
+        return f"{base}/ctnr"
+    home = files.getenv("HOME")
+    if not home:
+        raise CtnrError("no HOME to keep the store in: set CTNR_STORE, or use --store-dir")
+    return f"{home}/.local/share/ctnr"
+
+
+def _prepare(source: str, options: Options, id: str, root: str, store: str) -> tuple[Config, Made]:
+    directory = files.join(root, id)
+    found = sources.resolve(source, store, id)
+    made = Made()
+    try:
+        config = configs.build(options, found, id, directory)
+        hostname = config["hostname"]
+        made.files = configs.etc_files(options, hostname)
+        if found.lower:
+            made.directories = sources.directories(found)
+            made.links = [(f"{sources.ROOT}/{name}", target) for name, target in found.links]
+            made.rootfs = f"{directory}/{sources.ROOT}"
+            made.root_steps = sources.root_steps(found, directory, posix.geteuid() != 0)
+        made.state = {"source": source, "autoremove": options.rm if options.rm is not None else options.name is None}
+        made.held = True
+        if found.owned:
+            made.state["owned"] = found.owned
+    except BaseException:
+        if found.owned:
+            from ctnr.runtime.userns import remove_tree
+
+            remove_tree(found.owned)
+        raise
+    return config, made
+
+
+def create(
+    source: str,
+    options: Options | None = None,
+    *,
+    root: str | None = None,
+    store: str | None = None,
+    stdin: int = 0,
+    stdout: int = 1,
+    stderr: int = 2,
+    detach: bool = False,
+) -> Container:
+    """A created container from a SOURCE: host:, a directory or an archive. Raises CtnrError; nothing is left behind then.
+
+    stdin, stdout, stderr are fds. Unless `detach`, it belongs to this process: only this one can start it.
+    """
+    options = options or Options()
+    root = root or state.default_root()
+    id = options.name or posix.urandom(6).hex()
+    state.check_id(id)
+    if options.name and id in state.ids(root):
+        raise CtnrError(f"the name {id} is taken by another container: remove it (ctnr delete {id}) or choose another")
+    sweep(root)
+    config, made = _prepare(source, options, id, root, store_dir(store))
+    try:
+        return Container.create(
+            id,
+            files.join(root, id),
+            root=root,
+            config=config,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            detach=detach,
+            init=options.init,
+            made=made,
+        )
+    except BaseException:
+        if "owned" in made.state:
+            from ctnr.runtime.userns import remove_tree
+
+            remove_tree(made.state["owned"])
+        raise
+
+
+def explain(source: str, options: Options | None = None, *, store: str | None = None) -> Plan:
+    """The plan that create() would carry out. Nothing is started; archives cannot be explained without unpacking them."""
+    options = options or Options()
+    id = options.name or "ID"
+    root = state.default_root()
+    found = sources.resolve(source, store_dir(store), id)
+    try:
+        directory = files.join(root, id)
+        made = Made()
+        config = configs.build(options, found, id, directory)
+        made.rootfs = found.rootfs or f"{directory}/{sources.ROOT}"
+        made.root_steps = sources.root_steps(found, directory, posix.geteuid() != 0)
+        return containers.plan(directory, id=id, config=config, init=options.init, made=made)
+    finally:
+        if found.owned:
+            from ctnr.runtime.userns import remove_tree
+
+            remove_tree(found.owned)
+
+
+def sweep(root: str) -> None:
+    """Remove the nameless containers of runs that were killed: they have ended and nobody can want them."""
+    for id in state.ids(root)[:_SWEEP]:
+        if len(id) != 12:
+            continue
+        try:
+            container = Container.load(id, root)
+        except CtnrError:
+            continue
+        try:
+            if container.extra.get("autoremove") and container.status() == "stopped" and container.abandoned():
+                container.delete(force=True)
+        except CtnrError:
+            continue  # another sweep, or its own run, is at it
+        finally:
+            container.close()
+
+
+def is_unwanted(container: Container) -> bool:
+    """Whether the container is to be removed at its end."""
+    return bool(container.extra.get("autoremove"))
