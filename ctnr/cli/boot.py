@@ -125,10 +125,6 @@ def main(argv: list[str]) -> int:
             return 0
         g.take(options)
         command, handler = _find(g, verb)
-        if handler is None:
-            from ctnr.cli import run
-
-            return run.main(rest, g)
         parsed = parse(rest, command)
         if parsed.flag("help"):
             out(usage(g.program, command))
@@ -186,22 +182,21 @@ def _top(g: Globals) -> Command:
     return Command("", "COMMAND [ARGS...]", summary, GLOBAL_OPTIONS, text, intermixed=False)
 
 
-# ctnr's, which parses for itself
-_RUN = Command("run", "SOURCE [COMMAND [ARGS...]]", "run a command in a new container", exit_code=EXIT_ENGINE)
-
 _OCI = ("create", "start", "state", "kill", "delete")
 _DOCUMENTS = ("spec", "features", "plan")
 
 
-def _find(g: Globals, verb: str) -> tuple[Command, Handler | None]:
-    """The command `verb` and what carries it out (None: ctnr.cli.run). Raises UsageError."""
+def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
+    """The command `verb` and what carries it out. Raises UsageError."""
     table: dict[str, tuple[Command, Handler]] = {}
     if verb in _OCI or (verb == "run" and g.oci):
         from ctnr.cli import oci
 
         table = oci.COMMANDS
     elif verb == "run":
-        return _RUN, None
+        from ctnr.cli import run
+
+        table = run.COMMANDS
     elif verb == "exec":
         from ctnr.cli import exec
 

@@ -108,11 +108,11 @@ def create(
         raise
 
 
-def explain(source: str, options: Options | None = None, *, store: str | None = None) -> Plan:
+def explain(source: str, options: Options | None = None, *, root: str | None = None, store: str | None = None) -> Plan:
     """The plan that create() would carry out. Nothing is started; archives cannot be explained without unpacking them."""
     options = options or Options()
     id = options.name or "ID"
-    root = state.default_root()
+    root = root or state.default_root()
     found = sources.resolve(source, store_dir(store), id)
     try:
         directory = files.join(root, id)

@@ -366,7 +366,7 @@ def _seccomp(plan: Plan, ctx: Context) -> None:
     if section:
         from ctnr.runtime import seccomp
 
-        filter = seccomp.compile(section)  # type: ignore[arg-type]
+        filter = seccomp.compile(section)
         if filter.program:
             plan.add(p.SECCOMP, "linux.seccomp", filter.program, args=(filter.flags,))
 
