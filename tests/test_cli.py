@@ -42,6 +42,7 @@ CREATE = {
     "no_pivot": False,
     "no_new_keyring": False,
     "cgroup_manager": "cgroupfs",
+    "rootless": None,
     "detach": True,
 }
 
@@ -70,6 +71,9 @@ CREATE = {
             "--root /r --log LOG --log-format json create --bundle /b --pid-file /p -no-subreaper c",
             {"root": "/r", "bundle": "/b", "pid_file": "/p"},
         ),
+        # ... with --rootless
+        ("--rootless=true create c", {"rootless": True}),
+        ("--rootless false create c", {"rootless": False}),
         # crun's tests
         (
             "--cgroup-manager disabled --root r create -f config.json --preserve-fds 2 c",
@@ -250,7 +254,7 @@ def test_exec_takes_the_process_of_the_container(run: Run, fake: Fake) -> None: 
         "console_socket": None,
         "pid_file": None,
         "preserve_fds": 0,
-        "cgroup": [],
+        "cgroup": "",
         "ignore_paused": False,
         "detach": False,
     }
@@ -262,7 +266,7 @@ def test_exec_options(run: Run, fake: Fake) -> None:  # noqa: F811
     before = json.dumps(fake.config)
     code, _, _ = run(
         "ctnr-oci exec -d --tty --cwd / --env A=1 -e PATH=/x -eB --user 8:9 -g 10 --additional-gids 11 --cap CAP_FOWNER "
-        "-c CAP_KILL --no-new-privs --process-label L --apparmor P --cgroup a:b --cgroup c --ignore-paused "
+        "-c CAP_KILL --no-new-privs --process-label L --apparmor P --cgroup c --ignore-paused "
         "--console-socket S --pid-file F --preserve-fds 1 c sh -c x"
     )
     assert code == 0
@@ -285,7 +289,7 @@ def test_exec_options(run: Run, fake: Fake) -> None:  # noqa: F811
         "console_socket": "S",
         "pid_file": "F",
         "preserve_fds": 1,
-        "cgroup": ["a:b", "c"],
+        "cgroup": "c",
         "ignore_paused": True,
         "detach": True,
     }
@@ -411,8 +415,8 @@ def test_docker_ps(run: Run, fake: Fake) -> None:  # noqa: F811
     # the newest first
     assert rows == [
         ["CONTAINER ID", "SOURCE", "COMMAND", "CREATED", "STATUS"],
-        ["0123456789ab", "rootfs", '"sh -c while true; do…"', "5 minutes ago", "Up (Paused)"],
-        ["web", "host:", '"sh -c while true; do…"', "3 hours ago", "Up"],
+        ["0123456789ab", "rootfs", '"sh -c while true; do …"', "5 minutes ago", "Up (Paused)"],
+        ["web", "host:", '"sh -c while true; do …"', "3 hours ago", "Up"],
     ]
     assert run("ctnr ps -q")[1] == "0123456789ab\nweb\n"
     assert run("ctnr ps -a -q --no-trunc")[1].splitlines() == ["0123456789abcdef" * 4, "web", "old"]

@@ -46,7 +46,7 @@ _OPTIONS: Sequence[Option] = (
     (FLAG, "no-new-privs", "", "", "let it gain no privileges by setuid programs"),
     (VALUE, "process-label", "", "LABEL", "its SELinux label"),
     (VALUE, "apparmor", "", "PROFILE", "its AppArmor profile"),
-    (LIST, "cgroup", "", "[CONTROLLER:]CGROUP", "run it in a cgroup below the container's"),
+    (LIST, "cgroup", "", "CGROUP", "run it in a cgroup below the container's"),
     (FLAG, "ignore-paused", "", "", "do not mind that the container is paused"),
     (VALUE, "console-socket", "", "SOCKET", "where to send the terminal's master, a unix socket"),
     (VALUE, "pid-file", "", "FILE", "where to write the process id"),
@@ -71,7 +71,7 @@ def run(g: Globals, parsed: Parsed) -> int:
         console_socket=parsed.value("console-socket"),
         pid_file=parsed.value("pid-file"),
         preserve_fds=parsed.number("preserve-fds"),
-        cgroup=parsed.values("cgroup"),
+        cgroup=_cgroup(parsed.values("cgroup")),
         ignore_paused=parsed.flag("ignore-paused"),
         detach=detach,
     )
@@ -130,6 +130,13 @@ def _process(g: Globals, parsed: Parsed, container: Container) -> dict[str, Any]
     return process
 
 
+def _cgroup(values: list[str]) -> str:
+    """runc lets each v1 controller have another; here it is one path in all of them, as in crun."""
+    if len(values) > 1 or (values and ":" in values[0]):
+        raise UsageError("--cgroup CONTROLLER:CGROUP is not supported by this version of ctnr: give one path for all")
+    return values[0] if values else ""
+
+
 def _read(path: str) -> dict[str, Any]:
     try:
         process = loads(read_file(path))
@@ -166,12 +173,17 @@ def _user(parsed: Parsed, process: dict[str, Any]) -> None:
 def _capabilities(parsed: Parsed, process: dict[str, Any]) -> None:
     """As runc: to what it may and does use, and to the ambient ones where inheritable ones make that possible."""
     names = parsed.values("cap")
-    if parsed.flag("privileged"):
-        from ctnr.spec.tables import CAPABILITIES
-
-        names = list(CAPABILITIES)
-    if not names:
+    privileged = parsed.flag("privileged")
+    if not names and not privileged:
         return
+    from ctnr.spec.tables import CAPABILITIES
+
+    for name in names:
+        # in a configuration that is only worth a warning; whoever asks for it here would wait for its effect
+        if name not in CAPABILITIES:
+            raise UsageError(f"unknown capability {name!r}")
+    if privileged:
+        names = list(CAPABILITIES)
     sets = process["capabilities"] = {**(process.get("capabilities") or {})}
     kinds = ("bounding", "effective", "permitted") + (("ambient",) if sets.get("inheritable") else ())
     for kind in kinds:

@@ -43,12 +43,18 @@ def run(g: Globals, parsed: Parsed) -> int:
     detach = parsed.flag("detach")
     container = _create(g, parsed, detach)
     try:
+        console_fd = container.console_fd
+        if console_fd is not None:
+            from ctnr.cli.io import follow_size
+
+            # before the program starts, so that it never sees another size
+            follow_size(console_fd)
         container.start()
         if detach:
             return 0
         from ctnr.cli.io import foreground
 
-        code = foreground(container, container.console_fd is not None)
+        code = foreground(container, console_fd is not None)
     except BaseException:
         container.delete(force=True)
         raise
@@ -69,6 +75,7 @@ def _create(g: Globals, parsed: Parsed, detach: bool) -> Container:
         no_pivot=parsed.flag("no-pivot"),
         no_new_keyring=parsed.flag("no-new-keyring"),
         cgroup_manager=g.cgroup_manager or "cgroupfs",
+        rootless=g.rootless,
         detach=detach,
     )
 
@@ -102,8 +109,8 @@ def delete(g: Globals, parsed: Parsed) -> int:
     force = parsed.flag("force")
     try:
         container = Container.load(parsed.args[0], g.root)
-    except StateError:
-        if force:
+    except StateError as e:
+        if force and "does not exist" in str(e):
             return 0
         raise
     container.delete(force)
