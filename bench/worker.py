@@ -17,7 +17,7 @@ def main() -> None:
     for page in range(0, len(ballast), 4096):
         ballast[page] = 1
 
-    from ctnr.runtime.container import run
+    from ctnr.runtime.creating import run
 
     for _ in sys.stdin:
         begin = time.perf_counter_ns()

@@ -148,7 +148,7 @@ def build(options: Options, source: Source, id: str, state_dir: str) -> Config:
         "hostname": hostname,
         "mounts": [*_binds(source), *_mounts(options, state_dir, rootless, host_network)],
         "linux": {
-            "namespaces": [{"type": name} for name in namespaces],  # type: ignore[misc, typeddict-item]
+            "namespaces": [{"type": name} for name in namespaces],  # type: ignore[typeddict-item]
             "resources": _resources(options, rules),  # type: ignore[typeddict-item]
             "devices": devices,
             "maskedPaths": security.keep(MASKED) + security.mask,

@@ -10,9 +10,9 @@ from ctnr.engine import config as configs
 from ctnr.engine import sources
 from ctnr.engine.options import Options
 from ctnr.errors import CtnrError
-from ctnr.runtime import container as containers
-from ctnr.runtime import state
-from ctnr.runtime.container import Container, Made
+from ctnr.runtime import creating, state
+from ctnr.runtime.container import Container
+from ctnr.runtime.creating import Made
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def create(
     sweep(root)
     config, made = _prepare(source, options, id, root, store_dir(store))
     try:
-        return Container.create(
+        return creating.create(
             id,
             files.join(root, id),
             root=root,
@@ -120,7 +120,7 @@ def explain(source: str, options: Options | None = None, *, root: str | None = N
         config = configs.build(options, found, id, directory)
         made.rootfs = found.rootfs or f"{directory}/{sources.ROOT}"
         made.root_steps = sources.root_steps(found, directory, posix.geteuid() != 0)
-        return containers.plan(directory, id=id, config=config, init=options.init, made=made)
+        return creating.plan(directory, id=id, config=config, init=options.init, made=made)
     finally:
         if found.owned:
             from ctnr.runtime.userns import remove_tree

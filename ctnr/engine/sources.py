@@ -47,7 +47,7 @@ def resolve(text: str, store: str, id: str) -> Source:
     """What SOURCE means. Raises CtnrError if there is no such thing. Archives are unpacked below `store`."""
     if text == "host:":
         return _host()
-    scheme, colon, rest = text.partition(":")
+    scheme, colon, _ = text.partition(":")
     if colon and scheme.isalnum() and "/" not in scheme and not _exists(text):
         raise CtnrError(
             f"unknown source {text!r}: give host:, a directory or a root filesystem archive (tar, .gz, .xz, .bz2, .zst)"

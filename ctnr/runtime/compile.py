@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import posix
 
-from ctnr import files
 from ctnr.errors import SpecError
-from ctnr.runtime import rootfs
 from ctnr.runtime import plan as p
+from ctnr.runtime import rootfs
 from ctnr.runtime.cgroups.layout import layout
 from ctnr.runtime.plan import Plan
 from ctnr.spec.tables import (
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from ctnr.runtime.cgroups.layout import Layout
     from ctnr.runtime.plan import Step
     from ctnr.spec.mounts import MountOptions
-    from ctnr.spec.types import Config, IDMapping, Linux, Mount, Process
+    from ctnr.spec.types import Config, Hook, IDMapping, Linux, Mount, Process
 
 _DEFAULT_UMASK = 0o022
 
@@ -221,7 +220,8 @@ def _namespaces(plan: Plan, ctx: Context, process: Process) -> None:
     new = 0
     joined: list[tuple[str, int, str, str]] = []
     for i, namespace in enumerate(ctx.linux.get("namespaces") or ()):
-        name, path = namespace["type"], namespace.get("path", "")
+        name: str = namespace["type"]
+        path = namespace.get("path", "")
         if path:
             joined.append((name, NAMESPACES[name], path, f"linux.namespaces[{i}].path"))
         else:
@@ -294,8 +294,8 @@ def _console(plan: Plan, ctx: Context, process: Process, flags: int) -> None:
 
 
 def _hooks(plan: Plan, config: Config, kind: str) -> None:
-    hooks = config.get("hooks") or {}
-    for i, hook in enumerate(hooks.get(kind) or ()):  # type: ignore[misc, call-overload]
+    hooks: dict[str, list[Hook]] = config.get("hooks") or {}  # type: ignore[assignment]
+    for i, hook in enumerate(hooks.get(kind) or ()):
         timeout = (hook.get("timeout") or 0) * 1000
         argv = p.strings(hook.get("args") or [hook["path"]])
         env = p.strings(hook.get("env") or [])

@@ -14,14 +14,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ctnr.spec.types import Config
+    from ctnr.spec.types import Config, Hook
 
 
 def run(config: Config, kind: str, state: dict[str, Any]) -> None:
     """Run the hooks of a kind in order with the state on stdin; the first failure is a CtnrError that names it."""
-    hooks = config.get("hooks") or {}
+    hooks: dict[str, list[Hook]] = config.get("hooks") or {}  # type: ignore[assignment]
     document = b""
-    for i, hook in enumerate(hooks.get(kind) or ()):  # type: ignore[misc, call-overload]
+    for i, hook in enumerate(hooks.get(kind) or ()):
         if not document:
             document = jsonio.dumps(state).encode("utf-8", "surrogateescape")
         where = f"hooks.{kind}[{i}]: {hook['path']}"

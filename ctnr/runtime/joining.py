@@ -9,8 +9,7 @@ from errno import EBUSY, ENOSYS, EPERM
 from ctnr import files, log
 from ctnr.errors import CtnrError, StateError
 from ctnr.runtime import compile as compiler
-from ctnr.runtime import container as containers
-from ctnr.runtime import launch
+from ctnr.runtime import creating, launch
 from ctnr.runtime import plan as p
 from ctnr.runtime.compile import Context
 from ctnr.runtime.process import Process
@@ -65,7 +64,7 @@ def exec_process(
     try:
         fds.add("container", _dup(container.process.pidfd))
         if console_socket:
-            fds.add("console", containers.connect(console_socket))
+            fds.add("console", creating.connect(console_socket))
         if group is not None and (fd := group.fd_v2(sub_cgroup)) is not None:
             into = fd
         while started is None:
@@ -90,7 +89,7 @@ def exec_process(
 
         def phase(number: int) -> bytes:
             if number == p.PHASE_LIMITS:
-                containers.limits(launched.pid, process)
+                creating.limits(launched.pid, process)
             return b""
 
         try:

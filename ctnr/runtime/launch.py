@@ -19,6 +19,7 @@ from ctnr.spec.tables import CLONE_NEWUSER, MOUNT_ATTR_IDMAP
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Any
 
     from ctnr.runtime.compile import Context
     from ctnr.runtime.plan import Plan
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _WEXITED = 4
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_EMPTY_PATH, _AT_SYMLINK_NOFOLLOW = 1, 0x8000, 0x1000, 0x100
 _MESSAGE_SIZE = 4096
+_AFTER_START = (p.HOOK, p.SECCOMP, p.REAPER, p.EXEC)
 
 
 class Fds:
@@ -144,7 +146,7 @@ class Launch:
                 raise self._failed(step, err, code, data[MESSAGE.size :])
 
     def go(self, state: bytes = b"") -> None:
-        _native.sendmsg(self.sync_fd, MESSAGE.pack(p.MSG_GO, 0, 0, 0) + state)
+        send_go(self.sync_fd, state)
 
     def until_executed(self) -> None:
         """Wait for the exec of the program: its success closes the socket."""
@@ -172,6 +174,25 @@ class Launch:
 
     def _failed(self, step: int, err: int, code: int, detail: bytes) -> CtnrError:
         return failure(self.plan, step, err, code, detail)
+
+
+def send_go(fd: int, state: bytes = b"") -> None:
+    _native.sendmsg(fd, MESSAGE.pack(p.MSG_GO, 0, 0, 0) + state)
+
+
+def late_steps(plan: Plan) -> list[list[Any]]:
+    """What may fail after start, for the state: [index, op, field]."""
+    return [[i, step.op, step.field] for i, step in enumerate(plan.steps) if step.op in _AFTER_START]
+
+
+def late_plan(steps: Iterable[list[Any]]) -> Plan:
+    """As much of the plan as is needed to name what fails after start."""
+    plan = p.Plan()
+    for index, op, field in steps:
+        while len(plan.steps) < index:
+            plan.add(p.WAIT, "")
+        plan.add(op, field, "")
+    return plan
 
 
 def wait_executed(plan: Plan | None, fd: int) -> None:

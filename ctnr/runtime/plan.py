@@ -148,7 +148,7 @@ class Plan:
                 length = len(data)
                 offsets[i] = offset
                 body.append(_LENGTH.pack(length))
-                body.append(data)  # type: ignore[arg-type]
+                body.append(data)
                 pad = 4 - (length & 3)  # at least one NUL
                 body.append(b"\0\0\0\0"[:pad])
                 offset += 4 + length + pad

@@ -17,7 +17,7 @@ from ctnr import files, log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from ctnr.spec.types import Seccomp
 
 try:
     from _sha256 import sha256  # type: ignore[import-not-found, unused-ignore]  # to 3.11
@@ -50,7 +50,7 @@ class Filter:
         self.flags = flags
 
 
-def compile(section: dict[str, Any], path: str = "linux.seccomp") -> Filter:
+def compile(section: Seccomp, path: str = "linux.seccomp") -> Filter:
     """The filter of a runtime-spec `linux.seccomp` object (config-linux.md#seccomp).
 
     `path` is its JSON path, for the messages. Raises SpecError for a section that is wrong or that libseccomp or the
@@ -74,12 +74,12 @@ def _remember(key: bytes, found: Filter) -> Filter:
     return found
 
 
-def _cached(section: dict[str, Any], path: str, key: bytes) -> Filter:
+def _cached(section: Seccomp, path: str, key: bytes) -> Filter:
     file = _cache_file(key)
     return (_read(file, key) if file else None) or _compile(section, path, key, file)
 
 
-def _compile(section: dict[str, Any], path: str, key: bytes, file: str) -> Filter:
+def _compile(section: Seccomp, path: str, key: bytes, file: str) -> Filter:
     from ctnr.runtime.seccomp_build import build
 
     built = build(section, path)
@@ -96,12 +96,12 @@ def _digest(data: bytes) -> bytes:
     return digest
 
 
-def _key(section: dict[str, Any]) -> bytes:
+def _key(section: Seccomp) -> bytes:
     """What the filter depends on, hashed. Raises ValueError for values that are not JSON's."""
     # marshal is the fastest canonical form there is (version 2: without references, which depend on the objects'
     # identity), and never read back; a key order of its own makes an entry of its own, which does no harm
     abi = f"{posix.uname().machine} {sys.byteorder} {sys.maxsize:x}\n"
-    return _digest(abi.encode() + marshal.dumps(section, 2))
+    return _digest(abi.encode() + marshal.dumps(section, 2))  # type: ignore[arg-type]  # a TypedDict is a dict
 
 
 def _cache_file(key: bytes) -> str:

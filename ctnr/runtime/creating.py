@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: Apache-2.0
+"""create and run: from a bundle to a container that waits for start, or nothing left behind. HOT (create, run).
+
+kill -9 of the creator at any point leaves at most a state directory and empty cgroups, which delete --force removes: the
+init ends by itself unless it is told to go on after its pid has been written down.
+"""
+
+from __future__ import annotations
+
+import posix
+from errno import ENOSYS, EPERM
+from time import gmtime, time_ns
+
+from ctnr import _native, files, jsonio, log
+from ctnr.errors import CtnrError, SpecError, SyscallError
+from ctnr.runtime import cgroups, idmap, launch, state
+from ctnr.runtime import compile as compiler
+from ctnr.runtime import plan as p
+from ctnr.runtime.compile import Context
+from ctnr.runtime.container import Container
+from ctnr.runtime.process import Process
+from ctnr.spec.runtime import parse, validate
+from ctnr.spec.tables import OCI_VERSION, RLIMITS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ctnr.runtime.cgroups import Cgroup
+    from ctnr.runtime.plan import Plan, Step
+    from ctnr.spec.types import Config
+    from ctnr.spec.types import Process as ProcessSpec
+
+_SOCK_STREAM = 1
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """UTC, as Go prints it."""
+    t = gmtime(nanoseconds // 10**9)
+    return (
+        f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}T{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
+        f".{nanoseconds % 10**9:09}Z"
+    )
+
+
+def is_rootless() -> bool:
+    """Whether the machine's cgroups and devices are not ours: not root, or root of a user namespace only."""
+    if posix.geteuid() != 0:
+        return True
+    return files.read_file("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]
+
+
+def read_config(bundle: str, config_path: str | None = None) -> bytes:
+    path = config_path or files.join(bundle, "config.json")
+    try:
+        return files.read_file(path)
+    except OSError as error:
+        raise SyscallError("read the bundle's configuration", error.errno or 0, path) from None
+
+
+def check_config(config: Config) -> Config:
+    """Validate, warn, refuse what this version cannot do."""
+    for warning in validate(config):
+        log.warning(warning)
+    compiler.check_supported(config)
+    return config
+
+
+def resolve_rootfs(config: Config, bundle: str) -> str:
+    """The root's canonical path: a directory that exists and is not the machine's own root."""
+    root = config.get("root")
+    if root is None:
+        raise SpecError("root", "is missing")
+    path = files.join(bundle, root["path"])
+    try:
+        fd = posix.open(path, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+    except OSError as error:
+        raise SyscallError("root.path: open", error.errno or 0, path) from None
+    try:
+        real = posix.readlink(f"/proc/self/fd/{fd}")
+        here, top = posix.fstat(fd), posix.stat("/")
+    finally:
+        posix.close(fd)
+    if real == "/" or (here.st_dev, here.st_ino) == (top.st_dev, top.st_ino):
+        raise SpecError("root.path", f"{path} is the machine's own root: a container in it would be none")
+    return real
+
+
+class Made:
+    """What the engine makes for a container beside its config.
+
+    `rootfs`: the root, which `root_steps` mount in the container's mount namespace; `directories`, `links`,
+    `files`: made in the state directory before the start; `state`: kept in the state file. `state["owned"]` is a tree
+    that goes with the container. `held`: note that the container is somebody's, for as long as its maker lives.
+    """
+
+    __slots__ = ("directories", "files", "held", "links", "root_steps", "rootfs", "state")
+
+    def __init__(self) -> None:
+        self.held = False
+        self.rootfs = ""
+        self.root_steps: list[Step] = []
+        self.directories: list[str] = []
+        self.links: list[tuple[str, str]] = []
+        self.files: dict[str, bytes] = {}
+        self.state: dict[str, Any] = {}
+
+
+def create(
+    id: str,
+    bundle: str,
+    *,
+    root: str | None = None,
+    config: Config | None = None,
+    config_path: str | None = None,
+    stdin: int = 0,
+    stdout: int = 1,
+    stderr: int = 2,
+    console_socket: str | None = None,
+    pid_file: str | None = None,
+    preserve_fds: int = 0,
+    no_pivot: bool = False,
+    no_new_keyring: bool = False,
+    cgroup_manager: str = "cgroupfs",
+    rootless: bool | None = None,
+    detach: bool = True,
+    init: bool = False,
+    made: Made | None = None,
+) -> Container:
+    """Create a container: everything but the program runs when this returns (runtime.md#create).
+
+    `bundle`: its directory; `config` replaces its config.json, `config_path` names another file. `stdin`, `stdout`,
+    `stderr`: fds. `detach`: the container outlives this process and any process may start it; otherwise only this
+    one can, and it ends with this process unless it was started. `init`: a reaper as pid 1. `made`: what the
+    engine adds.
+
+    Raises SpecError, StateError, SyscallError, CtnrError; nothing is left behind then.
+    """
+    bundle = files.abspath(bundle)
+    if config is None:
+        raw = read_config(bundle, config_path)
+        config = parse(raw)
+    else:
+        raw = jsonio.dumps(config).encode("utf-8", "surrogateescape")
+    check_config(config)
+    root = root or state.default_root()
+    process = config.get("process") or {}
+    terminal = process.get("terminal", False)
+    if terminal and detach and not console_socket:
+        raise CtnrError("cannot allocate tty if runc will detach without setting console socket")
+    if console_socket and not terminal:
+        raise CtnrError("cannot use console socket if runc will not detach or allocate tty")
+    ctx = Context(config, id, bundle)
+    made = made or Made()
+    ctx.rootfs = made.rootfs or resolve_rootfs(config, bundle)
+    ctx.no_pivot, ctx.no_new_keyring = no_pivot, no_new_keyring
+    ctx.preserve_fds, ctx.listen, ctx.init = preserve_fds, detach, init
+    ctx.root_steps = made.root_steps
+    ctx.console = "console" if console_socket else ""
+    ctx.setgroups = _setgroups(config)
+    if rootless is None:
+        rootless = is_rootless()
+    dir = state.new(root, id)
+    data: dict[str, Any] = {
+        "ociVersion": OCI_VERSION,
+        "id": id,
+        "pid": 0,
+        "bundle": bundle,
+        "rootfs": ctx.rootfs,
+        "created": rfc3339(time_ns()),
+        "owner": "",
+        "annotations": config.get("annotations") or {},
+        "boot": state.boot_id(),
+        "uid": posix.geteuid(),
+        "hooks": [kind for kind, hooks in (config.get("hooks") or {}).items() if hooks],
+        "own_pids": any(n["type"] == "pid" for n in ctx.linux.get("namespaces") or ()),
+    }
+    data.update(made.state)
+    container = Container(id, root, dir, data)
+    container._config = config
+    try:
+        mark = dir.begin()
+        try:
+            if made.held:
+                container._owner = dir.hold()
+            dir.write(state.CONFIG, raw)
+            for name in made.directories:
+                posix.mkdir(name, 0o755, dir_fd=dir.fd)
+            for name, target in made.links:
+                posix.symlink(target, name, dir_fd=dir.fd)
+            for name, content in made.files.items():
+                dir.write(name, content, 0o644)
+            _Creation(container, ctx).run((stdin, stdout, stderr), console_socket, cgroup_manager, rootless)
+            if pid_file:
+                files.write_atomic(pid_file, str(container.pid).encode(), 0o644)
+            dir.end(mark)
+        except BaseException:
+            posix.close(mark)
+            raise
+        if detach:
+            assert container._launch is not None
+            container._launch.go()
+            container._launch.release()
+    except BaseException:
+        _undo(container)
+        raise
+    return container
+
+
+class _Creation:
+    """The steps of one create; what is done so far is in the container, where _undo() finds it."""
+
+    __slots__ = ("container", "ctx")
+
+    def __init__(self, container: Container, ctx: Context) -> None:
+        self.container = container
+        self.ctx = ctx
+
+    def run(self, stdio: tuple[int, int, int], console_socket: str | None, manager: str, rootless: bool) -> None:
+        """Up to the point where the init waits for start."""
+        ctx, container = self.ctx, self.container
+        resources = ctx.linux.get("resources") or {}
+        where = None if manager == "disabled" else ctx.cgroup_layout()
+        group = cgroups.new(ctx.linux.get("cgroupsPath"), container.id, rootless, manager, resources, where)
+        fds = launch.Fds()
+        try:
+            if group is not None:
+                container._cgroup = ctx.cgroup = group
+                self.container._state["cgroup"] = {"paths": group.paths, "manager": manager, "rootless": rootless}
+                self.container._dir.write_state(self.container._state)
+                group.create(resources, ctx.linux.get("devices") or ())
+                self.container._state["cgroup"]["created"] = group.created
+                self._own_cgroup(group)
+            if ctx.listen:
+                fds.add("start", _native.unix_listen(self.container._dir.fd, state.SOCKET))
+            if console_socket:
+                fds.add("console", connect(console_socket))
+            started = self._spawn(fds, stdio, group)
+            started.until_ready(self._phase, self._note)
+        finally:
+            fds.close()
+
+    def _own_cgroup(self, group: Cgroup) -> None:
+        """Give the cgroup to the container's user where the spec says so (config-linux.md#cgroup-ownership)."""
+        config, linux = self.ctx.config, self.ctx.linux
+        if not cgroups.wants_owner(config):
+            return
+        uids, gids = compiler.id_maps(linux)
+        if uids:
+            user = (config.get("process") or {}).get("user") or {}
+            uid, gid = idmap.mapped(uids, user.get("uid", 0)), idmap.mapped(gids, user.get("gid", 0))
+            if uid is not None and gid is not None:
+                group.chown(uid, gid)
+
+    def _spawn(self, fds: launch.Fds, stdio: tuple[int, int, int], group: Cgroup | None) -> launch.Launch:
+        """Compile, open, start; again without CLONE_INTO_CGROUP where clone3 is refused."""
+        ctx, container = self.ctx, self.container
+        into = -1
+        if group is not None and (fd := group.fd_v2()) is not None:
+            into = fd
+        try:
+            while True:
+                if group is not None:
+                    for i, fd in enumerate(group.join_fds(unified=into < 0)):
+                        fds.add(f"cgroup:{i}", fd)
+                        ctx.cgroup_files = i + 1
+                plan = compiler.compile_create(ctx)
+                launch.open_refs(plan, ctx, fds)
+                try:
+                    container._launch = launch.spawn(
+                        plan, fds, stdio, container.id, into, ctx.passed_fds, ctx.user_namespace
+                    )
+                    break
+                except OSError as error:
+                    if into < 0 or error.errno not in (ENOSYS, EPERM):
+                        raise
+                    posix.close(into)
+                    into = -1
+                    ctx.cgroup_ready = False
+                    for ref in [r for r in fds.by_ref if r.startswith("cgroup:")]:
+                        posix.close(fds.by_ref.pop(ref))
+        finally:
+            if into >= 0:
+                posix.close(into)
+        self._note()
+        return container._launch
+
+    def _note(self) -> None:
+        """Write down which process is the container's first, as soon as there is one."""
+        started = self.container._launch
+        assert started is not None
+        self.container._state["pid"] = started.pid
+        self.container._state["start"] = state.start_time(started.pid)
+        self.container._state["late"] = launch.late_steps(started.plan)
+        self.container._dir.write_state(self.container._state)
+        self.container._process = Process(started.pid, started.pidfd)
+
+    def _phase(self, phase: int) -> bytes:
+        """The runtime's part of the start."""
+        started = self.container._launch
+        assert started is not None
+        config, linux, pid = self.ctx.config, self.ctx.linux, started.pid
+        if phase == p.PHASE_MAPS:
+            uids, gids = compiler.id_maps(linux)
+            score = (config.get("process") or {}).get("oomScoreAdj")
+            if score is not None:
+                _write_oom_score(pid, score)
+            idmap.write_maps(pid, uids, gids)
+        elif phase == p.PHASE_LIMITS:
+            limits(pid, (config.get("process") or {}))
+        elif phase == p.PHASE_HOOKS:
+            document = self.container._document("creating")
+            hooks = config.get("hooks") or {}
+            if hooks.get("prestart") or hooks.get("createRuntime"):
+                from ctnr.runtime import hooks as runner
+
+                runner.run(config, "prestart", document)
+                runner.run(config, "createRuntime", document)
+            return jsonio.dumps(document).encode("utf-8", "surrogateescape")
+        return b""
+
+
+def _undo(container: Container) -> None:
+    """Take everything back that create has done so far."""
+    if container._launch is not None:
+        container._launch.abort()
+        container._process = None
+    try:
+        if container._cgroup is not None:
+            container._cgroup.kill()
+            container._cgroup.delete()
+        if container._launch is not None and (container.config.get("hooks") or {}).get("poststop"):
+            from ctnr.runtime import hooks
+
+            hooks.run_all(container.config, "poststop", container._document("stopped"))
+    finally:
+        container._remove()
+        container.close()
+
+
+def _setgroups(config: Config) -> bool:
+    linux = config.get("linux") or {}
+    uids, gids = compiler.id_maps(linux)
+    for namespace in linux.get("namespaces") or ():
+        if namespace["type"] == "user":
+            path = namespace.get("path", "")
+            if not path:
+                return idmap.setgroups_allowed(uids, gids)
+            owner = path.rpartition("/ns/")[0]
+            try:  # /proc/PID/ns/user: its process tells
+                return files.read_file(f"{owner}/setgroups").strip() == b"allow"
+            except OSError:
+                return posix.geteuid() == 0
+    return posix.geteuid() == 0
+
+
+def connect(path: str) -> int:
+    directory = files.dirname(path) or "."
+    try:
+        fd = files.open_dir(directory)
+        try:
+            return _native.unix_connect(fd, files.basename(path), _SOCK_STREAM)
+        finally:
+            posix.close(fd)
+    except OSError as error:
+        raise SyscallError("--console-socket: connect to", error.errno or 0, path) from None
+
+
+def _write_oom_score(pid: int, score: int) -> None:
+    path = f"/proc/{pid}/oom_score_adj"
+    try:
+        files.write_file(path, str(score).encode())
+    except OSError as error:
+        raise SyscallError("process.oomScoreAdj: write", error.errno or 0, path) from None
+
+
+def limits(pid: int, process: ProcessSpec) -> None:
+    for i, limit in enumerate(process.get("rlimits") or ()):
+        try:
+            _native.prlimit(pid, RLIMITS[limit["type"]], limit["soft"], limit["hard"])
+        except OSError as error:
+            raise SyscallError(f"process.rlimits[{i}]: set {limit['type']}", error.errno or 0) from None
+
+
+def plan(
+    bundle: str,
+    *,
+    id: str = "ID",
+    config: Config | None = None,
+    config_path: str | None = None,
+    no_pivot: bool = False,
+    no_new_keyring: bool = False,
+    cgroup_manager: str = "cgroupfs",
+    init: bool = False,
+    made: Made | None = None,
+) -> Plan:
+    """The plan that create would carry out; nothing is made."""
+    bundle = files.abspath(bundle)
+    if config is None:
+        config = parse(read_config(bundle, config_path))
+    check_config(config)
+    ctx = Context(config, id, bundle)
+    made = made or Made()
+    ctx.rootfs = made.rootfs or resolve_rootfs(config, bundle)
+    ctx.no_pivot, ctx.no_new_keyring, ctx.init = no_pivot, no_new_keyring, init
+    ctx.root_steps = made.root_steps
+    ctx.setgroups = _setgroups(config)
+    linux = ctx.linux
+    ctx.cgroup = cgroups.new(linux.get("cgroupsPath"), id, is_rootless(), cgroup_manager, linux.get("resources") or {})
+    if ctx.cgroup is not None:
+        ctx.cgroup_files = len({path for name, path in ctx.cgroup.paths.items() if name})
+    return compiler.compile_create(ctx)
+
+
+def run(id: str, bundle: str, **options: Any) -> int:
+    """create, start, wait and delete in one; the program's exit code. Options as create() has them."""
+    container = create(id, bundle, detach=False, **options)
+    try:
+        container.start()
+        return container.wait()
+    finally:
+        container.delete(force=True)
