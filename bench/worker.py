@@ -21,7 +21,7 @@ def main() -> None:
 
     for _ in sys.stdin:
         begin = time.perf_counter_ns()
-        code = run(bundle, id, root=state_root, stdin=None, stdout=None, stderr=None)
+        code = run(id, bundle, root=state_root)
         took = time.perf_counter_ns() - begin
         if code != 0:
             sys.exit(f"the container exited with {code}")

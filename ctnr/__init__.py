@@ -36,7 +36,20 @@ _HOME = {
     "Process": "ctnr.runtime.process",
 }
 
-__all__ = [*_HOME]
+__all__ = [
+    "PIPE",
+    "Container",
+    "CtnrError",
+    "Options",
+    "Process",
+    "Result",
+    "SpecError",
+    "StateError",
+    "SyscallError",
+    "create",
+    "list_containers",
+    "run",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -213,7 +213,7 @@ def parse_mount(text: str) -> Mount:
     readonly, propagation, recursive = False, "rprivate", True
     data: list[str] = []
     for field in text.split(","):
-        key, eq, value = field.partition("=")
+        key, _, value = field.partition("=")
         if key == "type":
             type = value
         elif key in ("source", "src"):

@@ -376,7 +376,7 @@ class Container:
 
         return exec_process(
             self,
-            process,
+            process,  # type: ignore[arg-type]  # checked there
             (stdin, stdout, stderr),
             console_socket=console_socket,
             pid_file=pid_file,
