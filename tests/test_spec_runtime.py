@@ -304,6 +304,14 @@ def test_map_keys(name: str, key: str, why: str) -> None:
     assert e.why == why
 
 
+def test_a_key_that_is_no_string() -> None:
+    """JSON cannot have it; a caller's dict can."""
+    e = refused({**MINIMAL, "annotations": {1: "x"}})
+    assert str(e) == "annotations: must be a string for each key, not 1"
+    e = refused({**MINIMAL, "hooks": {1: []}})
+    assert str(e) == 'hooks: unknown hook "1"'
+
+
 def test_names_that_are_no_unicode_pass() -> None:
     """As os.fsdecode makes them of a path that is no UTF-8."""
     config = full()
@@ -711,7 +719,7 @@ def test_parse() -> None:
     ("data", "message"),
     [
         (b"", "config.json is not JSON: line 1 column 1: expecting value"),
-        (b'{"a": 1,}', "config.json is not JSON: line 1 column 9: "),
+        (b'{"a": 1 "b"}', "config.json is not JSON: line 1 column 9: expecting ',' delimiter"),
         (b"\xff", "config.json is not JSON: line 1 column 1: not UTF-8"),
         (b"null", "config cannot be null"),
         (b"[]", "config.json must hold an object"),
