@@ -34,9 +34,15 @@
 #define MFD_NOEXEC_SEAL 8
 #endif
 
-PyObject *ctnr_os_error(void) { return PyErr_SetFromErrno(PyExc_OSError); }
+PyObject *ctnr_os_error(void)
+{
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
 
-PyObject *ctnr_os_error_path(const char *path) { return PyErr_SetFromErrnoWithFilename(PyExc_OSError, path); }
+PyObject *ctnr_os_error_path(const char *path)
+{
+    return PyErr_SetFromErrnoWithFilename(PyExc_OSError, path);
+}
 
 static PyObject *none_or_error(long r)
 {
@@ -45,7 +51,10 @@ static PyObject *none_or_error(long r)
     Py_RETURN_NONE;
 }
 
-static PyObject *fd_or_error(long r) { return r < 0 ? ctnr_os_error() : PyLong_FromLong(r); }
+static PyObject *fd_or_error(long r)
+{
+    return r < 0 ? ctnr_os_error() : PyLong_FromLong(r);
+}
 
 static PyObject *path_result(long r, const char *path)
 {
@@ -83,11 +92,8 @@ static PyObject *n_waitid(PyObject *self, PyObject *args)
         siginfo_t info;
         int r;
         memset(&info, 0, sizeof info);
-        Py_BEGIN_ALLOW_THREADS
-        r = waitid(P_PIDFD, (id_t)fd, &info, options);
-        Py_END_ALLOW_THREADS
-        if (r == 0 && info.si_pid == 0)
-            Py_RETURN_NONE;
+        Py_BEGIN_ALLOW_THREADS r = waitid(P_PIDFD, (id_t)fd, &info, options);
+        Py_END_ALLOW_THREADS if (r == 0 && info.si_pid == 0) Py_RETURN_NONE;
         if (r == 0)
             return Py_BuildValue("ii", info.si_code, info.si_status);
         if (errno != EINTR)
@@ -144,7 +150,8 @@ static PyObject *n_mount_setattr(PyObject *self, PyObject *args)
     unsigned flags;
     unsigned long long attr[4] = {0};
     (void)self;
-    if (!PyArg_ParseTuple(args, "isIKK|KK:mount_setattr", &dirfd, &path, &flags, &attr[0], &attr[1], &attr[2], &attr[3]))
+    if (!PyArg_ParseTuple(args, "isIKK|KK:mount_setattr", &dirfd, &path, &flags, &attr[0], &attr[1], &attr[2],
+                          &attr[3]))
         return NULL;
     return path_result(syscall(SYS_mount_setattr, dirfd, path, flags, attr, sizeof attr), path);
 }
@@ -331,10 +338,9 @@ static PyObject *n_spawn(PyObject *self, PyObject *args)
         goto out;
     }
     long pid;
-    Py_BEGIN_ALLOW_THREADS
-    pid = ctnr_spawn(&s);
-    Py_END_ALLOW_THREADS
-    if (pid < 0) {
+    Py_BEGIN_ALLOW_THREADS pid = ctnr_spawn(&s);
+    Py_END_ALLOW_THREADS if (pid < 0)
+    {
         errno = (int)-pid;
         if (s.err) /* the namespaces were made, the exec failed: vm.memfd_noexec, a full process table */
             PyErr_SetFromErrnoWithFilename(PyExc_OSError, "ctnr-init");
@@ -350,7 +356,10 @@ out:
     return result;
 }
 
-#define FN(name, fn, doc) {name, fn, METH_VARARGS, doc}
+#define FN(name, fn, doc)                                                                                              \
+    {                                                                                                                  \
+        name, fn, METH_VARARGS, doc                                                                                    \
+    }
 
 static PyMethodDef methods[] = {
     FN("spawn", n_spawn, "spawn(flags, cgroup_fd, argv, stdin, stdout, stderr, keep_fds, ambient) -> (pid, pidfd)"),
@@ -362,7 +371,8 @@ static PyMethodDef methods[] = {
     FN("openat2", n_openat2, "openat2(dirfd, path, flags, mode=0, resolve=0) -> fd"),
     FN("open_tree", n_open_tree, "open_tree(dirfd, path, flags) -> fd"),
     FN("move_mount", n_move_mount, "move_mount(from_dirfd, from_path, to_dirfd, to_path, flags)"),
-    FN("mount_setattr", n_mount_setattr, "mount_setattr(dirfd, path, flags, attr_set, attr_clr, propagation=0, userns_fd=0)"),
+    FN("mount_setattr", n_mount_setattr,
+       "mount_setattr(dirfd, path, flags, attr_set, attr_clr, propagation=0, userns_fd=0)"),
     FN("mount", n_mount, "mount(source, target, type, flags, data=None)"),
     FN("umount2", n_umount2, "umount2(target, flags)"),
     FN("setns", n_setns, "setns(fd, nstype)"),
@@ -384,7 +394,10 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", "Mechanism: system calls, the launcher.", 0, methods,
-                                        NULL, NULL, NULL, NULL};
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_native", "Mechanism: system calls, the launcher.", 0, methods, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__native(void) { return PyModuleDef_Init(&definition); }
+PyMODINIT_FUNC PyInit__native(void)
+{
+    return PyModuleDef_Init(&definition);
+}

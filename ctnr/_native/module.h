@@ -29,7 +29,7 @@ PyObject *ctnr_unix_connect(PyObject *self, PyObject *args);
 PyObject *ctnr_sendmsg(PyObject *self, PyObject *args);
 PyObject *ctnr_recvmsg(PyObject *self, PyObject *args);
 
-PyObject *ctnr_os_error(void);                   /* OSError from errno */
+PyObject *ctnr_os_error(void);                  /* OSError from errno */
 PyObject *ctnr_os_error_path(const char *path); /* ... with a file name */
 
 #endif

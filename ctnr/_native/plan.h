@@ -36,78 +36,78 @@ struct plan_step {
 /* Steps. Kept in the same order as OPS in plan.py; a test compares the two. */
 enum plan_op {
     OP_NONE = 0,
-    OP_OOM_SCORE,   /* arg0: oom_score_adj + 1000 */
-    OP_NODUMP,      /* prctl(PR_SET_DUMPABLE, 0): joining namespaces with strangers in them (CVE-2016-9962) */
-    OP_CGROUP,      /* fd: a tasks or cgroup.procs file that this process writes itself into */
-    OP_JOIN,        /* fd: namespace; arg0: CLONE_NEW*; flags JOIN_RETRY: EPERM is tried again after the user namespace */
-    OP_UNSHARE,     /* arg0: CLONE_NEW* */
-    OP_TIMENS,      /* str0: text for timens_offsets ("" for none); unshares the time namespace of the children */
-    OP_CLONE,       /* arg0: CLONE_NEW*; this process ends, its child (a sibling of it) goes on with the next step */
-    OP_SYNC,        /* arg0: phase; wait until the parent has done its part */
-    OP_SETID0,      /* become 0:0 of the user namespace */
-    OP_LOOPBACK,    /* bring lo up in a new network namespace */
+    OP_OOM_SCORE, /* arg0: oom_score_adj + 1000 */
+    OP_NODUMP,    /* prctl(PR_SET_DUMPABLE, 0): joining namespaces with strangers in them (CVE-2016-9962) */
+    OP_CGROUP,    /* fd: a tasks or cgroup.procs file that this process writes itself into */
+    OP_JOIN,      /* fd: namespace; arg0: CLONE_NEW*; flags JOIN_RETRY: EPERM is tried again after the user namespace */
+    OP_UNSHARE,   /* arg0: CLONE_NEW* */
+    OP_TIMENS,    /* str0: text for timens_offsets ("" for none); unshares the time namespace of the children */
+    OP_CLONE,     /* arg0: CLONE_NEW*; this process ends, its child (a sibling of it) goes on with the next step */
+    OP_SYNC,      /* arg0: phase; wait until the parent has done its part */
+    OP_SETID0,    /* become 0:0 of the user namespace */
+    OP_LOOPBACK,  /* bring lo up in a new network namespace */
     OP_SETSID,
     OP_PROPAGATION, /* str0: host path; arg0: MS_* */
     OP_HOST_MOUNT,  /* str0: source; str1: type; str2: host path; str3: data; arg0: MS_* */
     OP_HOST_MKDIR,  /* str0: host path; arg0: mode */
     OP_HOST_HIDE,   /* str0: host path of a mount that must not survive --no-pivot: unmounted, else covered */
-    OP_ROOTFS,      /* str0: host path; becomes a mount of its own (flags ROOTFS_PLAIN: not) and the root of later paths */
-    OP_FSMOUNT,     /* str0: source; str1: type; str2: destination; str3: data; arg0: MOUNT_ATTR_*; arg1: the same as MS_*;
+    OP_ROOTFS,  /* str0: host path; becomes a mount of its own (flags ROOTFS_PLAIN: not) and the root of later paths */
+    OP_FSMOUNT, /* str0: source; str1: type; str2: destination; str3: data; arg0: MOUNT_ATTR_*; arg1: the same as MS_*;
                        arg2: SB_* words; flags FSMOUNT_*; -> mount */
-    OP_TREE,        /* fd or str0: source; arg0: 1 recursive; flags TREE_*; arg1..3 type, major, minor; -> mount (detached) */
-    OP_ATTACH,      /* str0: destination; flags ATTACH_*: attach the mount */
-    OP_SETATTR,     /* arg0: set; arg1: clear; arg2: propagation; arg3: 1 recursive; on the mount, or on str0 */
-    OP_REMOUNT,     /* str0: destination; arg0: MS_*; str1: data: superblock and flags of what is there */
-    OP_MKNOD,       /* str0: path; arg0: mode; arg1: major; arg2: minor; arg3: uid; arg4: gid */
-    OP_SYMLINK,     /* str0: target; str1: path; flags SYMLINK_* */
-    OP_MASK,        /* str0: path; str1: data of the tmpfs */
-    OP_READONLY,    /* str0: path */
-    OP_PIVOT,       /* flags PIVOT_* */
-    OP_HOSTNAME,    /* str0 */
-    OP_DOMAINNAME,  /* str0 */
-    OP_SYSCTL,      /* str0: path below /proc/sys; str1: value */
-    OP_KEYRING,     /* str0: name of the session keyring to join or make */
-    OP_CONSOLE,     /* fd: console socket or -1 (the parent gets the master); arg0: rows; arg1: columns; flags CONSOLE_* */
-    OP_HOOK,        /* str0: path; str1: argv; str2: env; arg0: timeout in ms, 0 none */
-    OP_RLIMIT,      /* arg0: resource; arg1: soft; arg2: hard */
-    OP_MKCWD,       /* str0: directory to make if missing */
-    OP_USER,        /* arg0: uid; arg1: gid; arg2: number of groups; str0: u32 groups; flags USER_* */
-    OP_BOUNDING,    /* arg0: capabilities kept in the bounding set */
-    OP_CAPS,        /* arg0: effective; arg1: permitted; arg2: inheritable; arg3: ambient */
-    OP_UMASK,       /* arg0 */
-    OP_CWD,         /* str0; flags CWD_TRY: once more later if it is refused now */
+    OP_TREE, /* fd or str0: source; arg0: 1 recursive; flags TREE_*; arg1..3 type, major, minor; -> mount (detached) */
+    OP_ATTACH,     /* str0: destination; flags ATTACH_*: attach the mount */
+    OP_SETATTR,    /* arg0: set; arg1: clear; arg2: propagation; arg3: 1 recursive; on the mount, or on str0 */
+    OP_REMOUNT,    /* str0: destination; arg0: MS_*; str1: data: superblock and flags of what is there */
+    OP_MKNOD,      /* str0: path; arg0: mode; arg1: major; arg2: minor; arg3: uid; arg4: gid */
+    OP_SYMLINK,    /* str0: target; str1: path; flags SYMLINK_* */
+    OP_MASK,       /* str0: path; str1: data of the tmpfs */
+    OP_READONLY,   /* str0: path */
+    OP_PIVOT,      /* flags PIVOT_* */
+    OP_HOSTNAME,   /* str0 */
+    OP_DOMAINNAME, /* str0 */
+    OP_SYSCTL,     /* str0: path below /proc/sys; str1: value */
+    OP_KEYRING,    /* str0: name of the session keyring to join or make */
+    OP_CONSOLE,  /* fd: console socket or -1 (the parent gets the master); arg0: rows; arg1: columns; flags CONSOLE_* */
+    OP_HOOK,     /* str0: path; str1: argv; str2: env; arg0: timeout in ms, 0 none */
+    OP_RLIMIT,   /* arg0: resource; arg1: soft; arg2: hard */
+    OP_MKCWD,    /* str0: directory to make if missing */
+    OP_USER,     /* arg0: uid; arg1: gid; arg2: number of groups; str0: u32 groups; flags USER_* */
+    OP_BOUNDING, /* arg0: capabilities kept in the bounding set */
+    OP_CAPS,     /* arg0: effective; arg1: permitted; arg2: inheritable; arg3: ambient */
+    OP_UMASK,    /* arg0 */
+    OP_CWD,      /* str0; flags CWD_TRY: once more later if it is refused now */
     OP_NO_NEW_PRIVS,
-    OP_SECCOMP,     /* arg0: SECCOMP_FILTER_FLAG_*; str0: struct sock_filter[] */
-    OP_LOOKUP,      /* str0: file; str1: value of PATH */
-    OP_WAIT,        /* fd: listening socket on which `start` connects, or -1: the parent says go */
-    OP_REAPER,      /* fork: the child goes on, this process stays as pid 1, forwards signals and reaps */
-    OP_EXEC,        /* str0: argv; str1: env; str2: u32 numbers of the fds that the program gets; flags EXEC_* */
+    OP_SECCOMP, /* arg0: SECCOMP_FILTER_FLAG_*; str0: struct sock_filter[] */
+    OP_LOOKUP,  /* str0: file; str1: value of PATH */
+    OP_WAIT,    /* fd: listening socket on which `start` connects, or -1: the parent says go */
+    OP_REAPER,  /* fork: the child goes on, this process stays as pid 1, forwards signals and reaps */
+    OP_EXEC,    /* str0: argv; str1: env; str2: u32 numbers of the fds that the program gets; flags EXEC_* */
     OP_COUNT,
 };
 
 #define JOIN_RETRY 1
-#define TREE_NOFOLLOW 1    /* src-nofollow */
-#define TREE_DEVICE 2      /* the source must be the device arg1..arg3 */
-#define FSMOUNT_LEGACY 1   /* by mount(2): an option that fsconfig cannot express */
-#define FSMOUNT_STRICT 2   /* no symlink on the way to the destination (proc, sysfs: CVE-2019-19921) */
-#define FSMOUNT_COPYUP 4   /* tmpcopyup: with a copy of what is below */
+#define TREE_NOFOLLOW 1  /* src-nofollow */
+#define TREE_DEVICE 2    /* the source must be the device arg1..arg3 */
+#define FSMOUNT_LEGACY 1 /* by mount(2): an option that fsconfig cannot express */
+#define FSMOUNT_STRICT 2 /* no symlink on the way to the destination (proc, sysfs: CVE-2019-19921) */
+#define FSMOUNT_COPYUP 4 /* tmpcopyup: with a copy of what is below */
 #define SB_WORD_RO 1
 #define SB_WORD_SYNC 2
 #define SB_WORD_DIRSYNC 4
 #define SB_WORD_LAZYTIME 8
 #define SB_WORD_MAND 16
-#define ATTACH_NOFOLLOW 1  /* dest-nofollow: a destination that is a symlink is refused */
-#define ATTACH_NOCREATE 2  /* the destination must be there */
-#define PIVOT_MOVE 1       /* --no-pivot: MS_MOVE and chroot */
-#define PIVOT_READONLY 2   /* then remount / read-only */
-#define PIVOT_CHROOT 4     /* no mount namespace of its own: chroot */
+#define ATTACH_NOFOLLOW 1 /* dest-nofollow: a destination that is a symlink is refused */
+#define ATTACH_NOCREATE 2 /* the destination must be there */
+#define PIVOT_MOVE 1      /* --no-pivot: MS_MOVE and chroot */
+#define PIVOT_READONLY 2  /* then remount / read-only */
+#define PIVOT_CHROOT 4    /* no mount namespace of its own: chroot */
 #define ROOTFS_PLAIN 1
 #define SYMLINK_REPLACE 1 /* remove what is there */
 #define SYMLINK_KEEP 2    /* what is there may stay */
 #define CWD_TRY 1
-#define CONSOLE_BIND 1     /* bind the slave over /dev/console */
-#define USER_SETGROUPS 1   /* setgroups is possible here */
-#define EXEC_HOME 1        /* set HOME from /etc/passwd if env has none */
+#define CONSOLE_BIND 1   /* bind the slave over /dev/console */
+#define USER_SETGROUPS 1 /* setgroups is possible here */
+#define EXEC_HOME 1      /* set HOME from /etc/passwd if env has none */
 
 /* SYNC phases */
 #define PHASE_MAPS 1   /* uid and gid maps are written */
@@ -118,7 +118,7 @@ enum plan_op {
 struct plan_msg {
     uint32_t type;
     uint32_t step;
-    int32_t err;  /* errno of MSG_ERROR; phase of MSG_SYNC; pid of MSG_PID */
+    int32_t err;   /* errno of MSG_ERROR; phase of MSG_SYNC; pid of MSG_PID */
     uint32_t code; /* what of the step failed, ERR_* */
 };
 
@@ -126,9 +126,10 @@ struct plan_msg {
 #define MSG_SYNC 2    /* init -> parent: do your part of phase err */
 #define MSG_PID 3     /* init -> parent: the pid (in the parent's pid namespace) that goes on */
 #define MSG_CONSOLE 4 /* init -> parent: SCM_RIGHTS with the pty master */
-#define MSG_READY 5   /* init -> parent: created; the parent's GO is needed even if `start` comes over a socket: without it
+#define MSG_READY                                                                                                      \
+    5            /* init -> parent: created; the parent's GO is needed even if `start` comes over a socket: without it
                          the parent may have died before it wrote down that we exist */
-#define MSG_GO 6      /* parent or start -> init; data: the state document, for hooks */
+#define MSG_GO 6 /* parent or start -> init; data: the state document, for hooks */
 
 #define ERR_SYSCALL 0      /* err is what the kernel said */
 #define ERR_NOT_FOUND 1    /* LOOKUP: not in PATH */

@@ -115,11 +115,8 @@ PyObject *ctnr_sendmsg(PyObject *self, PyObject *args)
     }
     for (;;) {
         ssize_t r;
-        Py_BEGIN_ALLOW_THREADS
-        r = sendmsg(fd, &m, MSG_NOSIGNAL);
-        Py_END_ALLOW_THREADS
-        if (r >= 0)
-            return PyLong_FromSsize_t(r);
+        Py_BEGIN_ALLOW_THREADS r = sendmsg(fd, &m, MSG_NOSIGNAL);
+        Py_END_ALLOW_THREADS if (r >= 0) return PyLong_FromSsize_t(r);
         if (errno != EINTR)
             return ctnr_os_error();
         if (PyErr_CheckSignals() < 0)
@@ -149,11 +146,8 @@ PyObject *ctnr_recvmsg(PyObject *self, PyObject *args)
     for (;;) {
         m.msg_control = maxfds ? &c : NULL;
         m.msg_controllen = maxfds ? CMSG_SPACE((size_t)maxfds * sizeof(int)) : 0;
-        Py_BEGIN_ALLOW_THREADS
-        r = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
-        Py_END_ALLOW_THREADS
-        if (r >= 0 || errno != EINTR)
-            break;
+        Py_BEGIN_ALLOW_THREADS r = recvmsg(fd, &m, MSG_CMSG_CLOEXEC);
+        Py_END_ALLOW_THREADS if (r >= 0 || errno != EINTR) break;
         if (PyErr_CheckSignals() < 0) {
             PyMem_Free(buf);
             return NULL;

@@ -32,7 +32,10 @@ static inline long raw(long n, long a, long b, long c, long d, long e)
 {
     register long r10 __asm__("r10") = d, r8 __asm__("r8") = e;
     long ret;
-    __asm__ volatile("syscall" : "=a"(ret) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8) : "rcx", "r11", "memory");
+    __asm__ volatile("syscall"
+                     : "=a"(ret)
+                     : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+                     : "rcx", "r11", "memory");
     return ret;
 }
 
@@ -70,7 +73,8 @@ static inline long raw(long n, long a, long b, long c, long d, long e)
 
 static NOINLINE long clone_call(long n, long a, long b, long c, int (*fn)(void *), void *arg)
 {
-    register long x8 __asm__("x8") = n, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c, x3 __asm__("x3") = 0;
+    register long x8 __asm__("x8") = n, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c,
+                     x3 __asm__("x3") = 0;
     register void *x9 __asm__("x9") = (void *)fn;
     register void *x10 __asm__("x10") = arg;
     __asm__ volatile("svc 0\n\t"
@@ -132,7 +136,6 @@ static int child(void *arg)
     s->err = (int)-r;
     return 127;
 }
-
 
 NOINLINE long ctnr_spawn(struct spawn *s)
 {

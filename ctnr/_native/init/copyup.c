@@ -46,7 +46,8 @@ static int copy_data(int from, int to)
 
 static int set_times(int dir, const char *name, int flags, const struct statx *x)
 {
-    struct sys_timespec t[2] = {{x->stx_atime.tv_sec, x->stx_atime.tv_nsec}, {x->stx_mtime.tv_sec, x->stx_mtime.tv_nsec}};
+    struct sys_timespec t[2] = {{x->stx_atime.tv_sec, x->stx_atime.tv_nsec},
+                                {x->stx_mtime.tv_sec, x->stx_mtime.tv_nsec}};
     return (int)SYS(utimensat, dir, name, t, flags);
 }
 

@@ -124,8 +124,10 @@ int do_console(struct init *in, const struct plan_step *s)
     }
     if (r == 0 && (s->flags & CONSOLE_BIND)) {
         int dest = root_make(in, "/dev/console", 0, 0600, ROOT_NOFOLLOW);
-        int tree = dest < 0 ? dest : (int)SYS(open_tree, slave, "", OPEN_TREE_CLOEXEC | OPEN_TREE_CLONE | AT_EMPTY_PATH);
-        r = tree < 0 ? tree : (int)SYS(move_mount, tree, "", dest, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+        int tree =
+            dest < 0 ? dest : (int)SYS(open_tree, slave, "", OPEN_TREE_CLOEXEC | OPEN_TREE_CLONE | AT_EMPTY_PATH);
+        r = tree < 0 ? tree
+                     : (int)SYS(move_mount, tree, "", dest, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
         sys_close(dest);
         sys_close(tree);
         if (r < 0)

@@ -10,7 +10,7 @@ struct init {
     const uint8_t *plan;
     const struct plan_header *head;
     const struct plan_step *steps;
-    uint32_t at;          /* index of the step being carried out */
+    uint32_t at; /* index of the step being carried out */
     int plan_fd;
     int sync_fd;          /* to the parent, later to `start`; -1 when nobody listens */
     int root_fd;          /* the container's root: every path of the container is resolved in it */
@@ -19,24 +19,25 @@ struct init {
     int host_proc_fd;     /* the runtime's /proc, checked; -1 until needed and after the pivot */
     uint64_t joined;      /* CLONE_NEW* of the namespaces joined so far */
     int cwd_done;
-    uint32_t code;        /* ERR_* that goes with the error about to be returned */
-    char detail[512];     /* the path or text that goes with it */
-    char *state;          /* the state document for hooks */
+    uint32_t code;    /* ERR_* that goes with the error about to be returned */
+    char detail[512]; /* the path or text that goes with it */
+    char *state;      /* the state document for hooks */
     size_t state_len;
-    char exe[PATH_MAX_];  /* what LOOKUP found */
+    char exe[PATH_MAX_]; /* what LOOKUP found */
 };
 
 /* plan.c */
-int plan_check(const void *buf, size_t size); /* 0, or -EINVAL: damaged */
+int plan_check(const void *buf, size_t size);                                               /* 0, or -EINVAL: damaged */
 const char *plan_str(const struct init *in, const struct plan_step *s, int i, size_t *len); /* NULL: none */
 /* Pointers to the strings of a list, NULL at the end, in memory of its own (mmap); extra: free places before the NULL. */
 char **plan_list(const struct init *in, const struct plan_step *s, int i, int extra, size_t *count);
 
 /* root.c: paths inside the container's root */
-#define ROOT_NOFOLLOW 1 /* no symlink anywhere on the way */
-int root_open(struct init *in, const char *path, int oflags, int flags);           /* an fd */
-int root_make(struct init *in, const char *path, int is_dir, uint32_t mode, int flags); /* an O_PATH fd; makes what is missing */
-int root_parent(struct init *in, const char *path, char name[256]);                 /* the directory's fd; makes it */
+#define ROOT_NOFOLLOW 1                                                  /* no symlink anywhere on the way */
+int root_open(struct init *in, const char *path, int oflags, int flags); /* an fd */
+int root_make(struct init *in, const char *path, int is_dir, uint32_t mode,
+              int flags);                                           /* an O_PATH fd; makes what is missing */
+int root_parent(struct init *in, const char *path, char name[256]); /* the directory's fd; makes it */
 
 /* message.c */
 int msg_send(struct init *in, uint32_t type, int err, const void *data, size_t len, int fd);
@@ -46,11 +47,11 @@ int fail_at(struct init *in, int err, const char *detail); /* returns err */
 
 /* mounts.c, process.c, hooks.c, copyup.c: one function a step */
 typedef int step_fn(struct init *in, const struct plan_step *s);
-step_fn do_propagation, do_host_mount, do_host_mkdir, do_host_hide, do_rootfs, do_fsmount, do_tree, do_attach, do_setattr, do_remount,
-    do_mknod, do_symlink, do_mask, do_readonly, do_pivot;
-step_fn do_oom_score, do_nodump, do_cgroup, do_join, do_unshare, do_timens, do_clone, do_sync, do_setid0, do_loopback, do_setsid, do_hostname,
-    do_domainname, do_sysctl, do_keyring, do_rlimit, do_mkcwd, do_user, do_bounding, do_caps, do_umask, do_cwd, do_nnp,
-    do_seccomp, do_lookup, do_wait, do_reaper, do_exec;
+step_fn do_propagation, do_host_mount, do_host_mkdir, do_host_hide, do_rootfs, do_fsmount, do_tree, do_attach,
+    do_setattr, do_remount, do_mknod, do_symlink, do_mask, do_readonly, do_pivot;
+step_fn do_oom_score, do_nodump, do_cgroup, do_join, do_unshare, do_timens, do_clone, do_sync, do_setid0, do_loopback,
+    do_setsid, do_hostname, do_domainname, do_sysctl, do_keyring, do_rlimit, do_mkcwd, do_user, do_bounding, do_caps,
+    do_umask, do_cwd, do_nnp, do_seccomp, do_lookup, do_wait, do_reaper, do_exec;
 step_fn do_console, do_hook;
 int copy_up(struct init *in, int from, int to);
 int host_proc(struct init *in);

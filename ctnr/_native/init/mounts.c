@@ -5,7 +5,10 @@
  */
 #include "init.h"
 
-static int open_tree(int dir, const char *path, unsigned flags) { return (int)SYS(open_tree, dir, path, flags | OPEN_TREE_CLOEXEC); }
+static int open_tree(int dir, const char *path, unsigned flags)
+{
+    return (int)SYS(open_tree, dir, path, flags | OPEN_TREE_CLOEXEC);
+}
 
 static int attach(int mount_fd, int dest_fd)
 {
@@ -31,7 +34,8 @@ int do_propagation(struct init *in, const struct plan_step *s)
 
 int do_host_mount(struct init *in, const struct plan_step *s)
 {
-    return (int)SYS(mount, plan_str(in, s, 0, NULL), plan_str(in, s, 2, NULL), plan_str(in, s, 1, NULL), s->arg[0], plan_str(in, s, 3, NULL));
+    return (int)SYS(mount, plan_str(in, s, 0, NULL), plan_str(in, s, 2, NULL), plan_str(in, s, 1, NULL), s->arg[0],
+                    plan_str(in, s, 3, NULL));
 }
 
 int do_host_mkdir(struct init *in, const struct plan_step *s)
@@ -229,8 +233,9 @@ int do_attach(struct init *in, const struct plan_step *s)
         return r;
     int nofollow = s->flags & ATTACH_NOFOLLOW ? ROOT_NOFOLLOW : 0;
     const char *path = plan_str(in, s, 0, NULL);
-    int dest = s->flags & ATTACH_NOCREATE ? root_open(in, path, O_PATH, nofollow)
-                                          : root_make(in, path, S_ISDIR_(st.mode), S_ISDIR_(st.mode) ? 0755 : 0644, nofollow);
+    int dest = s->flags & ATTACH_NOCREATE
+                   ? root_open(in, path, O_PATH, nofollow)
+                   : root_make(in, path, S_ISDIR_(st.mode), S_ISDIR_(st.mode) ? 0755 : 0644, nofollow);
     if (dest < 0)
         return dest;
     r = attach(in->mount_fd, dest);
@@ -278,7 +283,8 @@ int do_mknod(struct init *in, const struct plan_step *s)
     r = sys_stat(fd, "", AT_EMPTY_PATH, &st);
     if (r == 0 && ((st.mode ^ mode) & S_IFMT))
         r = -EEXIST;
-    if (r == 0 && ((mode & S_IFMT) == S_IFCHR || (mode & S_IFMT) == S_IFBLK) && (st.major != major || st.minor != minor))
+    if (r == 0 && ((mode & S_IFMT) == S_IFCHR || (mode & S_IFMT) == S_IFBLK) &&
+        (st.major != major || st.minor != minor))
         r = -EEXIST;
     if (r == 0 && (st.uid != s->arg[3] || st.gid != s->arg[4]))
         r = SYS(fchownat, fd, "", s->arg[3], s->arg[4], AT_EMPTY_PATH);
@@ -352,7 +358,8 @@ int do_mask(struct init *in, const struct plan_step *s)
             t.str[0] = 0;
             r = fs_config(in, fs, &t);
             if (r == 0)
-                r = mnt = (int)SYS(fsmount, fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+                r = mnt = (int)SYS(fsmount, fs, FSMOUNT_CLOEXEC,
+                                   MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
             sys_close(fs);
         }
     }

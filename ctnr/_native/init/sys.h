@@ -34,7 +34,10 @@ static inline long sys6(long n, long a, long b, long c, long d, long e, long f)
 {
     register long r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
     long ret;
-    __asm__ volatile("syscall" : "=a"(ret) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
+    __asm__ volatile("syscall"
+                     : "=a"(ret)
+                     : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
     return ret;
 }
 #elif defined(__aarch64__)
@@ -123,8 +126,14 @@ char *put_num(char *d, uint64_t n);
 /* Append s at d, not beyond end; return the end, where a NUL is. */
 char *put_str(char *d, const char *end, const char *s);
 
-static inline long sys_close(int fd) { return fd >= 0 ? SYS(close, fd) : 0; }
-static inline long sys_openat(int dir, const char *path, int flags, int mode) { return SYS(openat, dir, path, flags | O_CLOEXEC, mode); }
+static inline long sys_close(int fd)
+{
+    return fd >= 0 ? SYS(close, fd) : 0;
+}
+static inline long sys_openat(int dir, const char *path, int flags, int mode)
+{
+    return SYS(openat, dir, path, flags | O_CLOEXEC, mode);
+}
 long sys_stat(int dir, const char *path, int flags, struct sys_stat *st);
 long sys_fs_magic(int fd);
 /* Everything of buf, or -errno. */
