@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import struct
 import sys
@@ -96,6 +97,8 @@ _lib.seccomp_init.restype = ctypes.c_void_p
 _lib.seccomp_init.argtypes = [ctypes.c_uint32]
 _lib.seccomp_release.argtypes = [ctypes.c_void_p]
 _lib.seccomp_arch_native.restype = ctypes.c_uint32
+_lib.seccomp_arch_resolve_name.restype = ctypes.c_uint32
+_lib.seccomp_arch_resolve_name.argtypes = [ctypes.c_char_p]
 for _name in ("seccomp_arch_add", "seccomp_arch_remove"):
     getattr(_lib, _name).argtypes = [ctypes.c_void_p, ctypes.c_uint32]
 _lib.seccomp_attr_set.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
@@ -106,9 +109,15 @@ _lib.seccomp_export_bpf.argtypes = [ctypes.c_void_p, ctypes.c_int]
 NATIVE: int = _lib.seccomp_arch_native()
 
 
+@functools.cache
 def number_of(name: str, token: int = NATIVE) -> int:
     number: int = _lib.seccomp_syscall_resolve_name_arch(token, name.encode())
     return number
+
+
+def token_of(name: str) -> int:
+    token: int = _lib.seccomp_arch_resolve_name(name.encode())
+    return token
 
 
 def knows(token: int) -> bool:
@@ -130,7 +139,7 @@ def libseccomp_filter(rules: Iterable[Rule], default: int, tokens: Sequence[int]
             if action == default or number == -1:
                 continue
             for conditions in alternatives:
-                array = (_Comparison * max(1, len(conditions)))(*conditions)
+                array = (_Comparison * max(1, len(conditions)))(*(_Comparison(*condition) for condition in conditions))
                 assert _lib.seccomp_rule_add_array(context, action, number, len(conditions), ctypes.byref(array)) == 0
         fd = os.memfd_create("bpf", os.MFD_CLOEXEC)
         try:
@@ -160,13 +169,12 @@ def model(
     rules: Sequence[Rule], default: int, tokens: Sequence[int], arch: int, number: int, args: Sequence[int] = (0,) * 6
 ) -> int:
     """The answer for one call, for rules of calls that are not multiplexed."""
-    tokens = {*tokens, NATIVE}
     token = arch
     if arch == X86_64 and number & X32_BIT:
         token = X32
-    if token not in tokens:
+    if token not in (NATIVE, *tokens):
         # the number with which a tracer skips a call is not taken for one of x32
-        return default if arch in tokens and number == 0xFFFFFFFF else KILL
+        return default if arch in (NATIVE, *tokens) and number == 0xFFFFFFFF else KILL
     permissive = default & 0xFFFF0000 in (ALLOW, ACTIONS["SCMP_ACT_LOG"], ACTIONS["SCMP_ACT_TRACE"])
     last = max([0, *(number_of(name, token) for name, _, _ in rules)])
     if not permissive and last and (number > last or (token in S390 and number == 0)):
