@@ -1,10 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every test."""
+"""For all tests: under CI=true nothing may be skipped, because there whatever is missing can be installed."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
+
+import pytest
 from hypothesis import settings
 
 # the same examples each time, nothing written into the tree, and no clock: a slow machine is no failure
 settings.register_profile("ctnr", derandomize=True, database=None, deadline=None)
 settings.load_profile("ctnr")
+
+
+def _fail_when_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"CI=true does not allow: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _fail_when_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _fail_when_skipped(report)
+    return report
