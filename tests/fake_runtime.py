@@ -68,8 +68,12 @@ class Process:
     console_fd: int | None = None
 
     def __init__(self, fake: Fake) -> None:
+        self.killed: list[int] = []
         self.pid = os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {fake.exit_code}"], {})
         self.pidfd = os.pidfd_open(self.pid)
+
+    def kill(self, signal: int) -> None:
+        self.killed.append(signal)
 
     def wait(self) -> int:
         _, status = os.waitpid(self.pid, 0)
@@ -77,8 +81,8 @@ class Process:
         return os.waitstatus_to_exitcode(status)
 
 
-def make_module(fake: Fake) -> types.ModuleType:
-    """The module, all of whose answers come from `fake`."""
+def make_modules(fake: Fake) -> list[types.ModuleType]:
+    """The modules, all of whose answers come from `fake`."""
 
     class Container:
         def __init__(self, id: str) -> None:
@@ -132,9 +136,11 @@ def make_module(fake: Fake) -> types.ModuleType:
         fake.note("plan", bundle=bundle, **options)
         return Plan()
 
-    module = types.ModuleType("ctnr.runtime.container")
-    vars(module).update(Container=Container, list_containers=list_containers, plan=plan)
-    return module
+    container = types.ModuleType("ctnr.runtime.container")
+    vars(container).update(Container=Container, list_containers=list_containers)
+    creating = types.ModuleType("ctnr.runtime.creating")
+    vars(creating).update(plan=plan)
+    return [container, creating]
 
 
 def _forget() -> None:
@@ -149,7 +155,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Fake]:
     """The fake in place of the runtime, for the time of a test, in an empty current directory."""
     fake = Fake()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "ctnr.runtime.container", make_module(fake))
+    for module in make_modules(fake):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     _forget()
     yield fake

@@ -164,7 +164,7 @@ def test_positionals_are_counted_by_the_usage_line() -> None:
 
 
 def test_help_is_made_from_the_table() -> None:
-    text = usage("ctnr", Command("create", "CONTAINER", "make a container", OPTIONS, "Once upon\n    a time"))
+    text = usage("ctnr", Command("create", "CONTAINER", "make a container", OPTIONS, "Once upon\na time"))
     assert text == (
         "Usage: ctnr create [OPTIONS] CONTAINER\n"
         "\n"
@@ -181,9 +181,15 @@ def test_help_is_made_from_the_table() -> None:
         "  -f, --format text|json  how\n"
         "  -h, --help              show this help\n"
         "\n"
-        "Once upon\n"
-        "    a time\n"
+        "Once upon a time\n"
     )
+
+
+def test_help_leaves_h_to_the_command() -> None:
+    options = ((VALUE, "hostname", "h", "NAME", "its name"),)
+    command = Command("run", "", "run it", options)
+    assert parse(["-h", "x"], command).options == {"hostname": "x"}
+    assert "\n      --help           show this help\n" in usage("ctnr", command)
 
 
 def test_help_is_no_wider_than_a_page() -> None:

@@ -216,17 +216,15 @@ def usage(program: str, command: Command, below: Sequence[Command] = ()) -> str:
         width = max(len(one.name) for one in below)
         for one in below:
             lines += _row(one.name, one.summary, width)
-    shown = [o for o in (*command.options, _HELP) if o[4]]
+    own = any(option[2] == _HELP[2] for option in command.options)
+    shown = [o for o in (*command.options, (*_HELP[:2], "", *_HELP[3:]) if own else _HELP) if o[4]]
     heads = [_head(o) for o in shown]
     lines += ["", "Options:"]
     width = min(max(len(head) for head in heads), 34)
     for option, head in zip(shown, heads, strict=True):
         lines += _row(head, option[4], width)
     if command.text:
-        lines.append("")
-        for paragraph in command.text.strip("\n").split("\n"):
-            # what is indented is an example, to stay as it is
-            lines += [paragraph] if paragraph[:1] == " " else _wrap(paragraph, 0)
+        lines += ["", *_wrap(command.text, 0)]
     return "\n".join(lines) + "\n"
 
 

@@ -6,12 +6,13 @@ HOT: imported by every verb; each verb's own module only when it is called.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` without its enums
 import posix
 import sys
 
 from ctnr import log
 from ctnr.cli.args import CHOICE, FLAG, VALUE, Command, Parsed, UsageError, expect, parse, usage
-from ctnr.cli.output import SIGINT, complain, describe, die_of, out
+from ctnr.cli.output import SIGHUP, SIGINT, SIGTERM, complain, describe, die_of, out
 from ctnr.errors import EXIT_ENGINE, EXIT_FAILURE, CtnrError
 from ctnr.files import abspath, basename, getenv
 
@@ -87,6 +88,10 @@ class Globals:
 def script(argv: list[str]) -> NoReturn:
     """The whole of the process; `argv` begins with the program's name, "ctnr" or "ctnr-oci". Never returns."""
     _open_standard_fds()
+    for number in (SIGHUP, SIGTERM):
+        # as ^C does: what is half made is undone on the way out
+        if _signal.getsignal(number) == _signal.SIG_DFL:
+            _signal.signal(number, _interrupt)
     code = main(argv)
     # what went through print(); out() has no buffer
     try:
@@ -97,6 +102,10 @@ def script(argv: list[str]) -> NoReturn:
         code = code or EXIT_FAILURE
     # no atexit, no finalizing: worth 2 ms, and nothing is left to be done
     posix._exit(code)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _open_standard_fds() -> None:
@@ -131,8 +140,8 @@ def main(argv: list[str]) -> int:
             return 0
         expect(parsed, command)
         return handler(g, parsed)
-    except KeyboardInterrupt:
-        die_of(SIGINT)
+    except KeyboardInterrupt as e:
+        die_of(e.args[0] if e.args else SIGINT)
     except UsageError as e:
         return _fail(g, command, e, f"{e} (see '{f'{g.program} {command.name}'.rstrip()} --help')")
     except (CtnrError, OSError) as e:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ctnr.cli.args import Option, Parsed
     from ctnr.cli.boot import Globals, Handler
+    from ctnr.runtime.process import Process
 
 # what runc's exec exits with when there is no process whose code it could be
 EXIT_EXEC = 255
@@ -59,32 +60,39 @@ def run(g: Globals, parsed: Parsed) -> int:
     container = Container.load(parsed.args[0], g.root)
     process = _process(g, parsed, container)
     detach = parsed.flag("detach")
-    tty = bool(process.get("terminal"))
     # docker gives stdin only with -i; a process from a file is what an engine asks for, and its pipes are meant
     stdin = g.oci or parsed.flag("interactive") or parsed.value("process") is not None
     null = -1 if stdin else posix.open("/dev/null", posix.O_RDONLY | posix.O_CLOEXEC)
-    if tty and not detach:
-        _size(process)
-    running = container.exec(
-        process,
-        stdin=0 if stdin else null,
-        console_socket=parsed.value("console-socket"),
-        pid_file=parsed.value("pid-file"),
-        preserve_fds=parsed.number("preserve-fds"),
-        cgroup=_cgroup(parsed.values("cgroup")),
-        ignore_paused=parsed.flag("ignore-paused"),
-        detach=detach,
-    )
+    started: list[Process] = []
+
+    def start() -> Process:
+        started.append(
+            container.exec(
+                process,
+                stdin=0 if stdin else null,
+                console_socket=parsed.value("console-socket"),
+                pid_file=parsed.value("pid-file"),
+                preserve_fds=parsed.number("preserve-fds"),
+                cgroup=_cgroup(parsed.values("cgroup")),
+                ignore_paused=parsed.flag("ignore-paused"),
+                detach=detach,
+            )
+        )
+        return started[0]
+
     if detach:
+        start()
         return 0
+    if process.get("terminal"):
+        _size(process)
+    from ctnr.cli.io import foreground
+
     try:
-        from ctnr.cli.io import foreground
-
-        return foreground(running, tty, stdin)
+        return foreground(start, stdin)
     except BaseException:
-        import _signal  # type: ignore[import-not-found]  # `signal` without its enums
-
-        _signal.pidfd_send_signal(running.pidfd, SIGKILL)
+        # it would go on without anybody who knows of it
+        for one in started:
+            one.kill(SIGKILL)
         raise
 
 

@@ -19,7 +19,10 @@ import termios
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable
     from typing import Any, Protocol
+
+    from ctnr.runtime.container import Container
 
     class Foreground(Protocol):
         """What can be waited for: a container or an exec'ed process of ctnr.runtime."""
@@ -52,19 +55,24 @@ _KEPT = (
     _signal.SIGPIPE,
     _signal.SIGURG,
 )
+_ENDING = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM)
 _CHUNK = 1 << 16
 _IN, _OUT = select.POLLIN, select.POLLOUT
 
 
-def foreground(process: Foreground, tty: bool, stdin: bool = True) -> int:
-    """Wait for `process` with our signals sent on to it and, if `tty`, with its terminal (`console_fd`) joined to ours.
+def foreground(start: Callable[[], Foreground], stdin: bool = True) -> int:
+    """Start a process and wait for it, with our signals sent on to it and its terminal, if it has one, joined to ours.
 
-    Returns its exit code as `process.wait()` has it. Meanwhile our terminal is in raw mode; without `stdin` nothing is
-    read, and its keys make signals as ever. It is left as it was found. For the main thread only.
+    `start` starts it and returns it; a signal that comes before it is done is sent on then, but the second request to
+    end raises KeyboardInterrupt(number) there. Returns the exit code as the process's `wait()` has it. Meanwhile our
+    terminal is in raw mode; without `stdin` nothing is read, and its keys make signals as ever. It is left as it was
+    found. For the main thread only.
     """
-    signals = _Signals(process)
+    signals = _Signals()
     try:
-        if tty and process.console_fd is not None:
+        process = start()
+        signals.process = process
+        if process.console_fd is not None:
             terminal = _Terminal(process.console_fd, stdin)
             signals.terminal = terminal
             try:
@@ -79,8 +87,21 @@ def foreground(process: Foreground, tty: bool, stdin: bool = True) -> int:
         signals.close()
 
 
+def run(container: Container, stdin: bool = True) -> int:
+    """Start a created container and wait for its end; see foreground()."""
+
+    def start() -> Container:
+        if container.console_fd is not None:
+            # before the program starts, so that it never sees another size
+            follow_size(container.console_fd)
+        container.start()
+        return container
+
+    return foreground(start, stdin)
+
+
 def follow_size(console_fd: int) -> None:
-    """Give a terminal the size of ours, if we have one. Before its program starts, so that it never sees another."""
+    """Give a terminal the size of ours, if we have one."""
     size = window_size()
     if size is not None:
         fcntl.ioctl(console_fd, termios.TIOCSWINSZ, size)
@@ -116,32 +137,42 @@ def _loop(process: Foreground, signals: _Signals, terminal: _Terminal | None) ->
         poll = select.poll()
         poll.register(signals.fd, _IN)
         terminal.register(poll)
-        if any(fd == signals.fd for fd, _ in poll.poll()) and signals.taken() - {_signal.SIGWINCH, _signal.SIGCONT}:
+        if any(fd == signals.fd for fd, _ in poll.poll()) and any(n in _ENDING for n in signals.taken()):
             break
 
 
 class _Signals:
     """Our handlers: every signal that is sent on becomes a byte in a pipe the moment it arrives."""
 
-    __slots__ = ("_old", "_process", "_wakeup", "_write_fd", "fd", "terminal")
+    __slots__ = ("_early", "_old", "_wakeup", "_write_fd", "fd", "process", "terminal")
 
-    def __init__(self, process: Foreground) -> None:
-        self._process = process
+    def __init__(self) -> None:
+        # whom they are for, once it has been started
+        self.process: Foreground | None = None
         self.terminal: _Terminal | None = None
+        self._early: set[int] = set()
         self.fd, self._write_fd = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         self._wakeup = _signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         self._old: dict[int, Any] = {}
         for number in _signal.valid_signals():
             # what nohup or a shell's & made us ignore stays ignored
             if number not in _KEPT and _signal.getsignal(number) != _signal.SIG_IGN:
-                self._old[number] = _signal.signal(number, _noted)
+                self._old[number] = _signal.signal(number, self._noted)
 
-    def taken(self) -> set[int]:
-        """What has arrived."""
+    def _noted(self, number: int, frame: object) -> None:
+        """The byte in the pipe says it all; but only a signal with a handler in Python makes one."""
+        if self.process is None and number in _ENDING:
+            # whatever we wait for in the start may never come
+            if number in self._early:
+                raise KeyboardInterrupt(number)
+            self._early.add(number)
+
+    def taken(self) -> bytes:
+        """What has arrived, a byte for each."""
         try:
-            return set(posix.read(self.fd, 4096))
+            return posix.read(self.fd, 4096)
         except BlockingIOError:
-            return set()
+            return b""
 
     def forward(self) -> None:
         """Send on what has arrived, or act on it."""
@@ -151,7 +182,8 @@ class _Signals:
                     self.terminal.resize()
                 continue
             try:
-                _signal.pidfd_send_signal(self._process.pidfd, number)
+                assert self.process is not None
+                _signal.pidfd_send_signal(self.process.pidfd, number)
             except ProcessLookupError:
                 # it has ended: its pidfd says so next
                 pass
@@ -171,10 +203,6 @@ class _Signals:
         _signal.set_wakeup_fd(self._wakeup)
         posix.close(self.fd)
         posix.close(self._write_fd)
-
-
-def _noted(number: int, frame: object) -> None:
-    """The byte in the pipe says it all; but only a signal with a handler in Python makes one."""
 
 
 class _Terminal:

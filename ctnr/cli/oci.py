@@ -43,18 +43,12 @@ def run(g: Globals, parsed: Parsed) -> int:
     detach = parsed.flag("detach")
     container = _create(g, parsed, detach)
     try:
-        console_fd = container.console_fd
-        if console_fd is not None:
-            from ctnr.cli.io import follow_size
-
-            # before the program starts, so that it never sees another size
-            follow_size(console_fd)
-        container.start()
         if detach:
+            container.start()
             return 0
-        from ctnr.cli.io import foreground
+        from ctnr.cli import io
 
-        code = foreground(container, console_fd is not None)
+        code = io.run(container)
     except BaseException:
         container.delete(force=True)
         raise

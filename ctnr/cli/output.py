@@ -6,6 +6,7 @@ HOT: imported by every verb.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` without its enums
 import posix
 
 from ctnr.files import write_fd
@@ -14,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-SIGINT, SIGPIPE = 2, 13
+SIGHUP, SIGINT, SIGPIPE, SIGTERM = 1, 2, 13, 15
 
 
 def out(text: str) -> None:
@@ -35,8 +36,6 @@ def complain(text: str) -> None:
 
 def die_of(signal: int) -> NoReturn:
     """End as the signal would have ended a program without a handler: a shell stops its loop only for a true SIGINT."""
-    import _signal  # type: ignore[import-not-found]  # `signal` without its enums
-
     _signal.signal(signal, _signal.SIG_DFL)
     posix.kill(posix.getpid(), signal)
     # only if it is blocked

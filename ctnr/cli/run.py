@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from ctnr.cli.args import Option, Parsed
     from ctnr.cli.boot import Globals, Handler
-    from ctnr.runtime.container import Container
 
 _OPTIONS: Sequence[Option] = (
     (FLAG, "interactive", "i", "", "let it read stdin"),
@@ -39,7 +38,7 @@ _OPTIONS: Sequence[Option] = (
         "mount",
         "",
         "FIELDS",
-        "type=bind|tmpfs,source=SRC,target=DST[,readonly][,bind-propagation=P][,tmpfs-size=N]",
+        "type=bind|tmpfs,source=SRC,target=DST; also readonly, bind-propagation=P, tmpfs-size=N",
     ),
     (LIST, "tmpfs", "", "DIR[:OPTIONS]", "mount an empty filesystem in memory"),
     (VALUE, "hostname", "h", "NAME", "its host name (default: the container's id)"),
@@ -110,7 +109,9 @@ def run(g: Globals, parsed: Parsed) -> int:
     stdin = 0 if interactive else posix.open("/dev/null", posix.O_RDONLY | posix.O_CLOEXEC)
     container = engine.create(source, options, root=g.root, store=store, stdin=stdin)
     try:
-        code = _foreground(container, tty, interactive)
+        from ctnr.cli import io
+
+        code = io.run(container, interactive)
     except BaseException:
         container.delete(force=True)
         raise
@@ -119,15 +120,6 @@ def run(g: Globals, parsed: Parsed) -> int:
     else:
         container.close()
     return code
-
-
-def _foreground(container: Container, tty: bool, interactive: bool) -> int:
-    from ctnr.cli.io import follow_size, foreground
-
-    if container.console_fd is not None:
-        follow_size(container.console_fd)
-    container.start()
-    return foreground(container, tty, interactive)
 
 
 COMMANDS: dict[str, tuple[Command, Handler]] = {
