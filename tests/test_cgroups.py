@@ -574,8 +574,11 @@ def test_no_internal_processes(fake_v2: Cgroupfs) -> None:
         "busy/cgroup.subtree_control: device or resource busy (that cgroup has processes of its own",
     )
     assert isinstance(error, SyscallError) and error.errno == errno.EBUSY
+    # those that threads may have would go through, and make it threaded: not unasked
+    assert [v for p, v in fake_v2.log if p == "busy/cgroup.subtree_control"][1:] == ["+memory"]
     # nobody asked: nothing is wrong
     create(fake_v2, {}, path="/busy/c").delete()
+    assert len([v for p, v in fake_v2.log if p == "busy/cgroup.subtree_control"]) == 1
 
 
 def test_one_controller_that_cannot_be_passed_on_does_not_keep_the_others(fake_v2: Cgroupfs) -> None:

@@ -24,9 +24,11 @@ from support.cgroup_harness import (
     leftovers,
     made,
     mount_points,
+    on_v1,
     read,
     reap,
     refused,
+    value,
     whereabouts,
 )
 
@@ -77,11 +79,24 @@ def add_moves_a_running_process() -> None:
 
 
 def joining_is_cheap() -> None:
-    """join_fds() and CLONE_INTO_CGROUP do not wait for an RCU grace period, which takes 3 ms at the very least."""
+    """join_fds() and CLONE_INTO_CGROUP do not wait for an RCU grace period, as add() does."""
     if LAYOUT.v1 and tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2]) < (5, 18):
         raise Skip("before Linux 5.18 every way into v1 waits")
     with made() as cgroup:
-        times = []
+        ready, go = os.pipe()
+        # the first one waits; one soon after would profit from that
+        start = time.perf_counter()
+        pid = os.fork()
+        if pid == 0:
+            os.close(go)
+            os.read(ready, 1)
+            os._exit(0)
+        cgroup.add(pid)
+        os.close(go)
+        os.close(ready)
+        os.waitpid(pid, 0)
+        add = time.perf_counter() - start
+        joins = []
         for _ in range(20):
             fds, directory = cgroup.join_fds(), cgroup.fd_v2()
             start = time.perf_counter()
@@ -91,12 +106,11 @@ def joining_is_cheap() -> None:
                     os.write(fd, b"0")
                 os._exit(0)
             os.waitpid(pid, 0)
-            times.append(time.perf_counter() - start)
+            joins.append(time.perf_counter() - start)
             for fd in (*fds, *([directory] if directory is not None else [])):
                 os.close(fd)
-        print(f"joining: {sorted(times)[10] * 1e6:.0f} us")
-        # the best of twenty: a busy machine has bad ones
-        assert min(times) < 0.0025, times
+        print(f"joining takes {sorted(joins)[10] * 1e6:.0f} us, adding {add * 1e6:.0f} us")
+        assert min(joins) < add, (joins, add)
 
 
 def a_cgroup_that_is_there_already() -> None:
@@ -196,8 +210,16 @@ def no_internal_processes() -> None:
             "has processes of its own",
         )
         assert isinstance(error, SyscallError) and error.errno == errno.EBUSY
+        # nor are those that would go through enabled unasked: they would make it threaded
         with made(path=f"/{TOKEN}/busy/c") as below:
+            assert read(busy.paths[""] + "/cgroup.subtree_control") == ""
+            assert read(below.paths[""] + "/cgroup.type") == "domain"
             Child(below)
+        if "pids" in controllers() and not on_v1("pids"):
+            with made({"pids": {"limit": 5}}, path=f"/{TOKEN}/busy/c") as below:
+                assert read(below.paths[""] + "/cgroup.type") == "threaded"
+                assert value(below, "pids", "pids.max") == "5"
+                Child(below)
         busy.kill()
         child.wait()
 
@@ -212,8 +234,8 @@ def threaded() -> None:
         if "hugetlb" in read(LAYOUT.unified + "/cgroup.controllers").split():
             refused(
                 lambda: made({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]}, path=f"/{TOKEN}/t/c").__enter__(),
-                "linux.resources.hugepageLimits",
-                "with domain controllers -- it is in domain invalid mode",
+                "linux.resources.hugepageLimits: enable the hugetlb controller in",
+                "operation not supported (that cgroup is threaded)",
             )
         with made(path=f"/{TOKEN}/t/c") as cgroup:
             assert read(cgroup.paths[""] + "/cgroup.type") == "threaded"

@@ -133,10 +133,10 @@ class Cgroup:
 
             want = {name: field for name, field in wanted(resources).items() if self._on_v1(name) is None}
             want |= wanted_unified(resources)
-            if new:
-                v2.settle_type(unified, want)
             # a hybrid machine's cgroup2 is somebody's choice to leave the controllers on v1: no more than is needed
             have = v2.enable(unified, want, not hybrid) if new else v2.controllers(unified, want)
+            if new:
+                v2.settle_type(unified, want)
             v2.apply(unified, resources, have, self.paths)
 
     def _set_devices(self, resources: Resources, nodes: Sequence[Mapping[str, Any]], existing: list[str]) -> None:

@@ -67,7 +67,7 @@ def enable(path: str, want: Mapping[str, str], everything: bool) -> set[str]:
         arrived &= want.keys()
     for directory in reversed(above):
         # what did not make it further up cannot be passed on here
-        arrived &= _pass_on(directory, arrived, failed)
+        arrived &= _pass_on(directory, arrived, want, failed)
     return controllers(path, want, failed)
 
 
@@ -101,7 +101,9 @@ def missing(field: str, controller: str, path: str) -> SyscallError:
     return SyscallError(f"{field}: the requested cgroup controller `{controller}` is not available: see", ENOENT, path)
 
 
-def _pass_on(directory: str, here: set[str], failed: dict[str, tuple[OSError, str]]) -> set[str]:
+def _pass_on(
+    directory: str, here: set[str], want: Mapping[str, str], failed: dict[str, tuple[OSError, str]]
+) -> set[str]:
     """Enable the controllers `here` for the children of `directory`; return those enabled."""
     with Dir(directory) as d:
         enabled = set(d.read("cgroup.subtree_control").split())
@@ -115,6 +117,10 @@ def _pass_on(directory: str, here: set[str], failed: dict[str, tuple[OSError, st
             if len(missing) == 1 or e.errno in (EACCES, EROFS):
                 failed.update((name, (e, directory)) for name in missing)
                 return enabled
+            if e.errno == EBUSY:
+                # It has processes. Those controllers that threads may have would go through, and make it and all below
+                # threaded: only when asked for, and after the others have been refused.
+                missing = sorted(want.keys() & set(missing), key=lambda name: name not in _DOMAIN_CONTROLLERS)
         # all or nothing: find out which one it was
         for name in missing:
             try:
@@ -122,12 +128,16 @@ def _pass_on(directory: str, here: set[str], failed: dict[str, tuple[OSError, st
                 enabled.add(name)
             except OSError as e:
                 failed[name] = (e, directory)
+                if name in want:
+                    break
     return enabled
 
 
 def settle_type(path: str, want: Mapping[str, str]) -> None:
-    """See to it that processes may enter a new cgroup. One below a threaded cgroup is `domain invalid`: it is made
-    threaded too, unless the config asks for a controller that threads cannot have. Raises SpecError, SyscallError.
+    """See to it that processes may enter a new cgroup, after enable(). One below a threaded cgroup is `domain invalid`:
+    it is made threaded too, unless the config asks for a controller that threads cannot have.
+
+    Raises SpecError, SyscallError.
     """
     try:
         kind = read(path + "/cgroup.type").strip()
