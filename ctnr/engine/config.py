@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ctnr.engine.options import Options
+    from ctnr.engine.options import HostDevice, Options
     from ctnr.engine.sources import Source
     from ctnr.spec.types import Config, Device, DeviceCgroup, IDMapping, Mount
 
@@ -52,6 +52,7 @@ MASKED = (
     "/sys/firmware",
 )
 READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_HOST_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
 _DEVICE_SKIP = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/ptmx", "/dev/fd", "/dev/tty")
 
 
@@ -109,10 +110,8 @@ def build(options: Options, source: Source, id: str, state_dir: str) -> Config:
     """The runtime-spec document of a container. Raises CtnrError naming the option that is wrong."""
     rootless = posix.geteuid() != 0
     security = Security(options)
-    hostname = options.hostname or id[:12]
-    if len(hostname) > 64 or any(c in hostname for c in " \t\n/\0"):
-        raise CtnrError(f"--hostname: {hostname!r} is not a host name (at most 64 characters)")
-    uid, gid, groups = users.find(source.look, options.user) if options.user else (0, 0, [])
+    hostname = _hostname(options, id)
+    uid, gid, groups = users.find(source.look, options.user) if options.user is not None else (0, 0, [])
     uids: list[IDMapping] = []
     gids: list[IDMapping] = []
     if rootless:
@@ -132,6 +131,12 @@ def build(options: Options, source: Source, id: str, state_dir: str) -> Config:
     if rootless:
         namespaces.append("user")
     devices, rules = _devices(options)
+    mounts = [*_root_mounts(source), *_mounts(options, state_dir, rootless, host_network)]
+    if rootless:
+        # mknod(2) of a device is not for user namespaces, and what is bound may have another name here
+        mounts += [_device_bind(text, device) for text in options.devices for device in reading.parse_device(text)]
+    if options.read_only:
+        mounts += _read_only_points(source, {mount["destination"] for mount in mounts})
     config: Config = {
         "ociVersion": OCI_VERSION,
         "process": {
@@ -144,9 +149,9 @@ def build(options: Options, source: Source, id: str, state_dir: str) -> Config:
             "noNewPrivileges": security.no_new_privileges,
             "rlimits": [reading.parse_ulimit(text) for text in options.ulimits],
         },
-        "root": {"path": source.rootfs or f"{state_dir}/rootfs", "readonly": options.read_only},
+        "root": {"path": source.root(state_dir), "readonly": options.read_only},
         "hostname": hostname,
-        "mounts": [*_binds(source), *_mounts(options, state_dir, rootless, host_network)],
+        "mounts": mounts,
         "linux": {
             "namespaces": [{"type": name} for name in namespaces],  # type: ignore[typeddict-item]
             "resources": _resources(options, rules),  # type: ignore[typeddict-item]
@@ -163,6 +168,16 @@ def build(options: Options, source: Source, id: str, state_dir: str) -> Config:
     return config
 
 
+def _hostname(options: Options, id: str) -> str:
+    if options.hostname is None:
+        return "".join(c if c.isalnum() or c in "-." else "-" for c in id[:12]).strip("-.") or "ctnr"
+    name = options.hostname
+    # it becomes a line of /etc/hosts and an environment variable
+    if not 0 < len(name) <= 64 or not set(name) <= _HOST_NAME or not (name[0] + name[-1]).replace("_", "a").isalnum():
+        raise CtnrError(f"--hostname: {name!r} is not a host name: up to 64 letters, digits, - and .")
+    return name
+
+
 def _arguments(options: Options) -> list[str]:
     if options.entrypoint is not None:
         args = [word for word in options.entrypoint if word] + options.command
@@ -176,7 +191,9 @@ def _environment(options: Options, hostname: str) -> list[str]:
         env["TERM"] = "xterm"
     env.update(options.env)
     for name, value in env.items():
-        if not name or "=" in name or "\0" in name + value:
+        if not isinstance(value, str) or "\0" in value:
+            raise CtnrError(f"--env: {name}: its value is not text without NUL characters: {value!r}")
+        if not name or "=" in name or "\0" in name:
             raise CtnrError(f"--env: {name!r} is not the name of a variable")
     return [f"{name}={value}" for name, value in env.items()]
 
@@ -287,16 +304,45 @@ def _mounts(options: Options, state_dir: str, rootless: bool, host_network: bool
                 "options": ["bind", "nosuid", "nodev", "noexec", "rprivate"],
             }
         )
-    asked = [_volume(text) for text in options.volumes]
-    asked += [reading.parse_mount(text) for text in options.mounts]
-    asked += [reading.parse_tmpfs(text) for text in options.tmpfs]
-    wanted = {mount["destination"] for mount in asked}
-    return [mount for mount in mounts if mount["destination"] not in wanted] + asked
+    asked: list[tuple[str, Mount]] = [(f"--volume: {text!r}", _volume(text)) for text in options.volumes]
+    asked += [(f"--mount: {text!r}", _mount(text)) for text in options.mounts]
+    asked += [(f"--tmpfs: {text!r}", reading.parse_tmpfs(text)) for text in options.tmpfs]
+    wanted: set[str] = set()
+    for option, mount in asked:
+        where = mount["destination"] = files.normpath(mount["destination"])
+        if where == "/":
+            raise CtnrError(f"{option}: / is the root filesystem itself")
+        if where in wanted:
+            raise CtnrError(f"{option}: something else is to be mounted at {where}, too")
+        wanted.add(where)
+    # parents before what is mounted in them, whatever order they were asked for in
+    asked.sort(key=lambda row: row[1]["destination"].count("/"))
+    return [mount for mount in mounts if mount["destination"] not in wanted] + [mount for _, mount in asked]
 
 
-def _binds(source: Source) -> list[Mount]:
-    options = ["rbind", "rnosuid", "rnodev", "rro", "rprivate"]
-    return [{"destination": path, "type": "bind", "source": path, "options": options} for path in source.binds]
+def _root_mounts(source: Source) -> list[Mount]:
+    """What makes the root whole, where it is put together from parts of the machine's."""
+    mounts: list[Mount] = []
+    for path in source.links:
+        options = ["bind", "copy-symlink"]
+        mounts.append({"destination": path, "type": "bind", "source": path, "options": options})
+    for path in source.binds:
+        options = ["rbind", "rnosuid", "rnodev", "rro", "rprivate"]
+        mounts.append({"destination": path, "type": "bind", "source": path, "options": options})
+    for path, mode in source.fresh:
+        options = ["nosuid", "nodev", f"mode={mode}"]
+        mounts.append({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": options})
+    return mounts
+
+
+def _read_only_points(source: Source, taken: set[str]) -> list[Mount]:
+    """root.readonly is for the mount at / only: the other overlays of a root, after what had to be made in them."""
+    options = ["remount", "ro"]
+    return [
+        {"destination": point, "type": "overlay", "source": "overlay", "options": options}
+        for point, _ in source.lower
+        if point and point not in taken
+    ]
 
 
 def _volume(text: str) -> Mount:
@@ -304,36 +350,60 @@ def _volume(text: str) -> Mount:
     source = mount["source"]
     if source == "~" or source.startswith("~/"):
         source = (files.getenv("HOME") or "/") + source[1:]
-    mount["source"] = source = files.abspath(source)
-    try:
-        posix.stat(source)
-    except FileNotFoundError:
-        try:
-            files.makedirs(source)
-        except OSError as error:
-            raise SyscallError("--volume: make", error.errno or 0, source) from None
-    except OSError as error:
-        raise SyscallError("--volume: source", error.errno or 0, source) from None
+    mount["source"] = files.abspath(source)
     return mount
 
 
+def _mount(text: str) -> Mount:
+    mount = reading.parse_mount(text)
+    if mount["type"] == "bind":
+        source = mount["source"] = files.abspath(mount["source"])
+        try:
+            posix.stat(source)
+        except OSError as error:
+            raise SyscallError(f"--mount: {text!r}: source", error.errno or 0, source) from None
+    return mount
+
+
+def make_volumes(options: Options) -> None:
+    """Make the sources of --volume that are not there: directories, as docker does."""
+    for text in options.volumes:
+        source = _volume(text)["source"]
+        try:
+            posix.stat(source)
+        except FileNotFoundError:
+            try:
+                files.makedirs(source)
+            except OSError as error:
+                raise SyscallError("--volume: make", error.errno or 0, source) from None
+        except OSError as error:
+            raise SyscallError("--volume: source", error.errno or 0, source) from None
+
+
 def _devices(options: Options) -> tuple[list[Device], list[DeviceCgroup]]:
+    """linux.devices, and linux.resources.devices: who may do what with them."""
     devices: list[Device] = []
     rules: list[DeviceCgroup] = [{"allow": bool(options.privileged), "access": "rwm"}]
     for text in options.devices:
-        some, allow = reading.parse_device(text)
-        devices += some
-        rules += allow
+        for found in reading.parse_device(text):
+            if posix.geteuid() == 0:
+                devices.append(found.device())
+            rules.append(found.rule())
     if options.privileged:
-        have = {device["path"] for device in devices}
-        for device in _host_devices("/dev"):
-            if device["path"] not in have:
-                devices.append(device)
+        have = {found.inside for text in options.devices for found in reading.parse_device(text)}
+        devices += [found.device() for found in _host_devices("/dev") if found.inside not in have]
     return devices, rules
 
 
-def _host_devices(directory: str) -> list[Device]:
-    found: list[Device] = []
+def _device_bind(text: str, found: HostDevice) -> Mount:
+    if not posix.access(found.host, posix.F_OK):
+        raise CtnrError(f"--device: {text!r}: {found.host} is out of your reach")
+    options = ["bind", "nosuid", "noexec"]
+    return {"destination": found.inside, "type": "bind", "source": found.host, "options": options}
+
+
+def _host_devices(directory: str) -> list[HostDevice]:
+    found: list[HostDevice] = []
     for entry in posix.scandir(directory):
         path = f"{directory}/{entry.name}"
         if path in _DEVICE_SKIP or entry.is_symlink():
@@ -342,7 +412,7 @@ def _host_devices(directory: str) -> list[Device]:
             if entry.is_dir(follow_symlinks=False):
                 found += _host_devices(path)
             elif not entry.is_file(follow_symlinks=False):
-                found += [d for d in reading.parse_device(path)[0] if posix.access(path, posix.F_OK)]
+                found += reading.parse_device(path)
         except (OSError, CtnrError):
             continue  # a socket or a fifo, or a directory that is not ours to read
     return found
@@ -358,11 +428,7 @@ def _resources(options: Options, rules: list[DeviceCgroup]) -> dict[str, Any]:
     if options.cpus is not None:
         resources["cpu"] = {"period": 100000, "quota": reading.parse_cpus(options.cpus)}
     if options.pids_limit is not None:
-        try:
-            number = int(options.pids_limit)
-        except ValueError:
-            raise CtnrError(f"--pids-limit: {options.pids_limit!r} is not a number (-1 for no limit)") from None
-        resources["pids"] = {"limit": number if number > 0 else -1}
+        resources["pids"] = {"limit": reading.parse_pids_limit(options.pids_limit)}
     return resources
 
 

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from posix import listdir, major, minor, stat
+
 from ctnr.errors import CtnrError
+from ctnr.files import normpath
 from ctnr.spec.tables import CAPABILITIES, RLIM_INFINITY, RLIMITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from posix import stat_result
 
     from ctnr.spec.types import Device, DeviceCgroup, Mount, Rlimit
 
@@ -104,35 +108,82 @@ class Options:
         self.workdir = workdir
 
 
+class HostDevice:
+    """A device of this machine for a container: its path here and inside, and what the kernel knows it by."""
+
+    __slots__ = ("access", "host", "inside", "status", "type")
+
+    def __init__(self, host: str, inside: str, access: str, type: str, status: stat_result) -> None:
+        self.host = host
+        self.inside = inside
+        self.access = access
+        self.type = type
+        self.status = status
+
+    def device(self) -> Device:
+        """An entry of linux.devices."""
+        status = self.status
+        return {
+            "path": self.inside,
+            "type": self.type,  # type: ignore[typeddict-item]  # "b" or "c"
+            "major": major(status.st_rdev),
+            "minor": minor(status.st_rdev),
+            "fileMode": status.st_mode & 0o7777,
+            "uid": status.st_uid,
+            "gid": status.st_gid,
+        }
+
+    def rule(self) -> DeviceCgroup:
+        """An entry of linux.resources.devices."""
+        numbers = self.status.st_rdev
+        return {
+            "allow": True,
+            "type": self.type,  # type: ignore[typeddict-item]
+            "major": major(numbers),
+            "minor": minor(numbers),
+            "access": self.access,
+        }
+
+
+def _is_number(text: str) -> bool:
+    """Digits with at most one dot among them; float() knows more ways to write one."""
+    whole, _, fraction = text.partition(".")
+    return (whole + fraction).isdigit() and text.isascii()
+
+
 def parse_size(text: int | str, option: str) -> int:
     """Bytes: a number, or one with a unit (b, k, m, g, t, p; KiB and kb too; powers of 1024, as docker)."""
-    if isinstance(text, int):
-        return text
-    word = text.strip().lower()
+    word = str(text).strip().lower()
     number = word.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = word[len(number) :]
     for tail in ("ib", "b"):
         if len(unit) > 1 and unit.endswith(tail):
             unit = unit[: -len(tail)]
             break
-    try:
-        value = float(number) * _UNITS[unit]
-    except (KeyError, ValueError):
-        value = -1.0
+    value = -1
+    if _is_number(number) and unit in _UNITS:
+        whole, _, fraction = number.partition(".")
+        value = int((whole + fraction) or 0) * _UNITS[unit] // 10 ** len(fraction)
     if not 0 <= value < 1 << 63:
         raise CtnrError(f"{option}: {text!r} is not a size: give a number of bytes, or one like 512m or 2g")
-    return int(value)
+    return value
 
 
 def parse_cpus(text: float | str) -> int:
     """A number of processors as a quota of a 100 ms period, in microseconds."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    word = str(text)
+    value = float(word) if _is_number(word) else 0.0
     if not 0.01 <= value <= 1 << 20:
         raise CtnrError(f"--cpus: {text!r} is not a number of processors: give one like 1.5 (at least 0.01)")
     return int(value * 100000 + 0.5)
+
+
+def parse_pids_limit(text: int | str) -> int:
+    """A number of processes; 0 and -1 mean no limit, which is -1 in a config."""
+    word = str(text)
+    if word == "-1" or (word.isascii() and word.isdigit() and int(word) < 1 << 63):
+        return int(word) or -1
+    raise CtnrError(f"--pids-limit: {text!r} is not a number (-1 for no limit)")
 
 
 def parse_ulimit(text: str) -> Rlimit:
@@ -144,7 +195,7 @@ def parse_ulimit(text: str) -> Rlimit:
     for part in (soft, hard if colon else soft):
         if part in ("-1", "unlimited"):
             limits.append(RLIM_INFINITY)
-        elif part.isdigit() and int(part) <= RLIM_INFINITY:
+        elif part.isascii() and part.isdigit() and int(part) <= RLIM_INFINITY:
             limits.append(int(part))
         else:
             raise CtnrError(f"--ulimit: {text!r} is not NAME=SOFT[:HARD] with numbers, -1 or unlimited")
@@ -180,40 +231,36 @@ def parse_volume(text: str) -> Mount:
         raise CtnrError(f"--volume: the destination {dest!r} must be absolute")
     options = ["rbind"]
     propagation = "rprivate"
+    readonly = False
     for word in parts[2].split(",") if len(parts) == 3 and parts[2] else ():
         if word in ("private", "rprivate", "shared", "rshared", "slave", "rslave"):
             propagation = word
         elif word == "bind":
             options[0] = "bind"
-        elif word in (
-            "ro",
-            "rw",
-            "nosuid",
-            "suid",
-            "nodev",
-            "dev",
-            "noexec",
-            "exec",
-            "rbind",
-            "rro",
-            "idmap",
-            "ridmap",
-        ):
+        elif word in ("ro", "rro", "rw"):
+            readonly = word != "rw"
+        elif word in ("nosuid", "suid", "nodev", "dev", "noexec", "exec", "idmap", "ridmap"):
             options.append(word)
         elif word in ("z", "Z", "cached", "delegated", "consistent"):
             continue  # SELinux labels (none here) and docker's hints for other systems
         else:
             raise CtnrError(f"--volume: {text!r}: unknown option {word!r}")
+    if readonly:
+        options.append("rro")  # what is mounted in it too, as docker does since 25
     return {"type": "bind", "source": source, "destination": dest, "options": [*options, propagation]}
 
 
 def parse_mount(text: str) -> Mount:
-    """--mount type=bind|tmpfs,source=S,target=T[,readonly][,bind-propagation=P][,tmpfs-size=N][,tmpfs-mode=M]."""
+    """--mount type=bind|tmpfs,source=S,target=T[,readonly][,bind-propagation=P][,tmpfs-size=N][,tmpfs-mode=M].
+
+    A field with a comma in it is written in double quotes, as in any list of comma-separated values.
+    """
     type, source, target = "volume", "", ""
     readonly, propagation, recursive = False, "rprivate", True
     data: list[str] = []
-    for field in text.split(","):
-        key, _, value = field.partition("=")
+    for field in _fields(text):
+        key, equals, value = field.partition("=")
+        key = key.lower()
         if key == "type":
             type = value
         elif key in ("source", "src"):
@@ -226,9 +273,11 @@ def parse_mount(text: str) -> Mount:
             propagation = value
         elif key == "bind-nonrecursive" and value in ("", "true", "1", "false", "0"):
             recursive = value not in ("", "true", "1")
-        elif key == "tmpfs-size":
+        elif key == "tmpfs-size" and type == "tmpfs":
             data.append(f"size={parse_size(value, '--mount: tmpfs-size')}")
-        elif key == "tmpfs-mode":
+        elif key == "tmpfs-mode" and type == "tmpfs":
+            if not value or not set(value) <= set("01234567") or int(value, 8) > 0o7777:
+                raise CtnrError(f"--mount: tmpfs-mode: {value!r} is not an octal mode like 1777")
             data.append(f"mode={value}")
         else:
             raise CtnrError(f"--mount: {text!r}: unknown field {field!r}")
@@ -240,9 +289,21 @@ def parse_mount(text: str) -> Mount:
     if type == "bind":
         if not source:
             raise CtnrError(f"--mount: {text!r}: a bind mount needs a source")
-        options = ["rbind" if recursive else "bind", *(["ro"] if readonly else ()), propagation]
+        options = ["rbind" if recursive else "bind", *(["rro"] if readonly else ()), propagation]
         return {"type": "bind", "source": source, "destination": target, "options": options}
     raise CtnrError(f"--mount: type {type!r} is not supported: use bind or tmpfs")
+
+
+def _fields(text: str) -> list[str]:
+    if '"' not in text:
+        return text.split(",")
+    import csv
+
+    try:
+        [fields] = csv.reader([text], strict=True)
+    except (csv.Error, ValueError) as error:
+        raise CtnrError(f"--mount: {text!r}: {error}") from None
+    return fields
 
 
 def parse_tmpfs(text: str) -> Mount:
@@ -254,43 +315,35 @@ def parse_tmpfs(text: str) -> Mount:
     return {"type": "tmpfs", "source": "tmpfs", "destination": path, "options": options}
 
 
-def parse_device(text: str) -> tuple[list[Device], list[DeviceCgroup]]:
+def parse_device(text: str) -> list[HostDevice]:
     """--device HOST[:CONTAINER][:rwm]; a directory stands for the devices in it."""
-    import posix
-
     parts = text.split(":")
     access = "rwm"
     if len(parts) > 1 and parts[-1] and set(parts[-1]) <= set("rwm"):
         access = parts.pop()
     if len(parts) > 2 or not all(part.startswith("/") for part in parts):
         raise CtnrError(f"--device: {text!r} is not HOST-PATH[:CONTAINER-PATH][:rwm]")
-    host, inside = parts[0], parts[-1]
+    host, inside = parts[0], normpath(parts[-1])
     try:
-        st = posix.stat(host)
-        names = posix.listdir(host) if st.st_mode & 0o170000 == 0o040000 else None
+        names = listdir(host) if stat(host).st_mode & 0o170000 == 0o040000 else None
+        if names is None:
+            return [_device(host, inside, access)]
     except OSError as error:
         raise CtnrError(f"--device: {host}: {(error.strerror or '').lower()}") from None
-    devices: list[Device] = []
-    rules: list[DeviceCgroup] = []
-    for path, there in [(host, inside)] if names is None else [(f"{host}/{n}", f"{inside}/{n}") for n in sorted(names)]:
-        st = posix.stat(path)
-        type = {0o020000: "c", 0o060000: "b"}.get(st.st_mode & 0o170000)
-        if type is None:
-            if names is not None:
-                continue
-            raise CtnrError(f"--device: {path} is not a device")
-        major, minor = posix.major(st.st_rdev), posix.minor(st.st_rdev)
-        mode = st.st_mode & 0o7777
-        devices.append(
-            {
-                "path": there,
-                "type": type,
-                "major": major,
-                "minor": minor,
-                "fileMode": mode,
-                "uid": st.st_uid,
-                "gid": st.st_gid,
-            }
-        )
-        rules.append({"allow": True, "type": type, "major": major, "minor": minor, "access": access})
-    return devices, rules
+    found = []
+    for name in sorted(names):
+        try:
+            found.append(_device(f"{host}/{name}", f"{inside}/{name}", access))
+        except (OSError, CtnrError):
+            continue  # something else, or gone
+    if not found:
+        raise CtnrError(f"--device: {host}: no device is in that directory")
+    return found
+
+
+def _device(host: str, inside: str, access: str) -> HostDevice:
+    status = stat(host)
+    type = {0o020000: "c", 0o060000: "b"}.get(status.st_mode & 0o170000)
+    if type is None:
+        raise CtnrError(f"--device: {host} is not a device")
+    return HostDevice(host, inside, access, type, status)

@@ -44,12 +44,11 @@ def _prepare(source: str, options: Options, id: str, root: str, store: str) -> t
     made = Made()
     try:
         config = configs.build(options, found, id, directory)
-        hostname = config["hostname"]
-        made.files = configs.etc_files(options, hostname)
+        configs.make_volumes(options)
+        made.files = configs.etc_files(options, config["hostname"])
         if found.lower:
-            made.directories = sources.directories(found)
-            made.links = [(f"{sources.ROOT}/{name}", target) for name, target in found.links]
-            made.rootfs = f"{directory}/{sources.ROOT}"
+            made.directories = [sources.LAYER]
+            made.rootfs = found.root(directory)
             made.root_steps = sources.root_steps(found, directory, posix.geteuid() != 0)
         made.state = {"source": source, "autoremove": options.rm if options.rm is not None else options.name is None}
         made.held = True
@@ -109,23 +108,16 @@ def create(
 
 
 def explain(source: str, options: Options | None = None, *, root: str | None = None, store: str | None = None) -> Plan:
-    """The plan that create() would carry out. Nothing is started; archives cannot be explained without unpacking them."""
+    """The plan that create() would carry out. Nothing is made: an archive's files are where they would be unpacked."""
     options = options or Options()
     id = options.name or "ID"
-    root = root or state.default_root()
-    found = sources.resolve(source, store_dir(store), id)
-    try:
-        directory = files.join(root, id)
-        made = Made()
-        config = configs.build(options, found, id, directory)
-        made.rootfs = found.rootfs or f"{directory}/{sources.ROOT}"
-        made.root_steps = sources.root_steps(found, directory, posix.geteuid() != 0)
-        return creating.plan(directory, id=id, config=config, init=options.init, made=made)
-    finally:
-        if found.owned:
-            from ctnr.runtime.userns import remove_tree
-
-            remove_tree(found.owned)
+    directory = files.join(root or state.default_root(), id)
+    found = sources.resolve(source, store_dir(store), id, unpack=False)
+    made = Made()
+    config = configs.build(options, found, id, directory)
+    made.rootfs = found.root(directory)
+    made.root_steps = sources.root_steps(found, directory, posix.geteuid() != 0)
+    return creating.plan(directory, id=id, config=config, init=options.init, made=made)
 
 
 def sweep(root: str) -> None:

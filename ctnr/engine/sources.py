@@ -17,6 +17,8 @@ from ctnr.runtime.rootfs import unescape
 from ctnr.spec.tables import MS_NODEV, MS_NOSUID
 
 _HOST_SKIP = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/run")
+# of the machine's own root, but of its programs that run now: empty in the container
+_HOST_FRESH = (("/run", "755"), ("/tmp", "1777"))
 _PSEUDO = frozenset(
     "proc sysfs tmpfs devtmpfs devpts mqueue cgroup cgroup2 bpf tracefs debugfs securityfs pstore efivarfs hugetlbfs configfs"
     " fusectl binfmt_misc autofs rpc_pipefs nsfs ramfs selinuxfs".split()
@@ -27,24 +29,30 @@ LAYER, ROOT = "layer", "rootfs"
 class Source:
     """Where a root comes from.
 
-    rootfs: the directory to be the root, "" for one made below the state directory. look: where its files can be read
-    before it starts. lower: what to overlay there, (path inside, lower directory). links: symlinks to make there, path
-    inside -> target. binds: what to bind read-only. owned: a directory that goes with the container.
+    rootfs: the directory to be the root, "" for one that root_steps() mount. look: where its files can be read before
+    it starts, "" if nowhere yet. lower: what to overlay there, (path inside, lower directory). links: symlinks to copy
+    there. binds: what to bind read-only. fresh: empty directories in memory, (path inside, mode). owned: a directory that
+    goes with the container.
     """
 
-    __slots__ = ("binds", "links", "look", "lower", "owned", "rootfs")
+    __slots__ = ("binds", "fresh", "links", "look", "lower", "owned", "rootfs")
 
     def __init__(self, rootfs: str, look: str) -> None:
         self.rootfs = rootfs
         self.look = look
         self.lower: list[tuple[str, str]] = []
-        self.links: list[tuple[str, str]] = []
+        self.links: list[str] = []
         self.binds: list[str] = []
+        self.fresh: list[tuple[str, str]] = []
         self.owned = ""
 
+    def root(self, state_dir: str) -> str:
+        """Where the root is in the host's file tree, for a container with that state directory."""
+        return self.rootfs or f"{state_dir}/{LAYER}/{ROOT}"
 
-def resolve(text: str, store: str, id: str) -> Source:
-    """What SOURCE means. Raises CtnrError if there is no such thing. Archives are unpacked below `store`."""
+
+def resolve(text: str, store: str, id: str, unpack: bool = True) -> Source:
+    """What SOURCE means. Raises CtnrError if there is no such thing. Archives are unpacked below `store`, if `unpack`."""
     if text == "host:":
         return _host()
     scheme, colon, _ = text.partition(":")
@@ -68,12 +76,13 @@ def resolve(text: str, store: str, id: str) -> Source:
         return source
     if kind != 0o100000:
         raise CtnrError(f"source {text}: neither a directory nor a file")
-    from ctnr.engine.unpacking import unpack
+    from ctnr.engine import unpacking
 
-    directory = unpack(path, store, id)
-    tree = files.join(directory, ROOT)
+    if not unpack:
+        return Source(unpacking.place(store, id), "")
+    tree = unpacking.unpack(path, store, id)
     source = Source(tree, tree)
-    source.owned = directory
+    source.owned = files.dirname(tree)
     return source
 
 
@@ -92,6 +101,7 @@ def _host() -> Source:
     hide. There the root is made of its directories, each overlaid, or bound read-only if it has mounts in it.
     """
     source = Source("", "/")
+    source.fresh += _HOST_FRESH
     points = []
     for line in files.read_file("/proc/self/mountinfo").decode("utf-8", "surrogateescape").splitlines():
         head, _, tail = line.partition(" - ")
@@ -109,7 +119,7 @@ def _host() -> Source:
         if path in _HOST_SKIP:
             continue
         if entry.is_symlink():
-            source.links.append((entry.name, posix.readlink(path)))
+            source.links.append(path)
         elif entry.is_dir():
             if any(point == path or point.startswith(path + "/") for point, _ in points):
                 source.binds.append(path)
@@ -118,26 +128,21 @@ def _host() -> Source:
     return source
 
 
-def directories(source: Source) -> list[str]:
-    """Directories to make below the state directory, parents first."""
-    if not source.lower:
-        return []
-    return [LAYER, ROOT, *(ROOT + inside for inside, _ in source.lower if inside and source.lower[0][0])]
-
-
 def root_steps(source: Source, state_dir: str, user_namespace: bool) -> list[Step]:
-    """Steps that mount the overlays of a source in the container's mount namespace."""
+    """Steps that mount the overlays of a source in the container's mount namespace, on a tmpfs at LAYER."""
     if not source.lower:
         return []
     field = "SOURCE"
     plan = p.Plan()
-    layer, root = f"{state_dir}/{LAYER}", f"{state_dir}/{ROOT}"
+    layer, root = f"{state_dir}/{LAYER}", source.root(state_dir)
     plan.add(p.HOST_MOUNT, field, "tmpfs", "tmpfs", layer, "mode=755", args=(MS_NOSUID | MS_NODEV,))
+    plan.add(p.HOST_MKDIR, field, root, args=(0o755,))
+    whole = not source.lower[0][0]  # the points below it are directories of its own then
     for i, (point, lower) in enumerate(source.lower):
         target = root + point
         upper, work = f"{layer}/upper{i}", f"{layer}/work{i}"
-        plan.add(p.HOST_MKDIR, field, upper, args=(0o755,))
-        plan.add(p.HOST_MKDIR, field, work, args=(0o755,))
+        for directory in (upper, work) if whole else (upper, work, target):
+            plan.add(p.HOST_MKDIR, field, directory, args=(0o755,))
         data = f"lowerdir={_escape(lower)},upperdir={_escape(upper)},workdir={_escape(work)}"
         if user_namespace:
             data += ",userxattr"

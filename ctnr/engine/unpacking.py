@@ -19,29 +19,34 @@ if TYPE_CHECKING:
 _ROOT = "rootfs"
 
 
+def place(store: str, id: str) -> str:
+    """Where the tree of the container `id` is unpacked; the directory that it is in belongs to the container."""
+    return f"{store}/containers/{id}/{_ROOT}"
+
+
 def unpack(path: str, store: str, id: str) -> str:
-    """Unpack an archive for the container `id`; the directory made, in which `rootfs` is the tree."""
-    parent = f"{store}/containers"
-    directory = f"{parent}/{id}"
+    """Unpack an archive for the container `id`: place(). Raises CtnrError; nothing is left behind then."""
+    rootfs = place(store, id)
+    directory = files.dirname(rootfs)
+    parent = files.dirname(directory)
     try:
         files.makedirs(parent, 0o700)
         os.mkdir(directory, 0o700)
     except OSError as error:
         raise SyscallError("--store-dir: make", error.errno or 0, directory) from None
     try:
-        rootfs = f"{directory}/{_ROOT}"
         if os.geteuid() == 0:
             unpack_archive(path, rootfs, UnpackPolicy(owner="keep"))
-            return directory
+            return rootfs
         uids, gids = idmap.rootless_maps(os.geteuid(), os.getegid())
         if len(uids) == 1:
             unpack_archive(path, rootfs, UnpackPolicy(owner="none"))
-            return directory
+            return rootfs
         # the ids of the tree are the user's own beside others that only the namespace's root may give away
         os.chmod(directory, 0o711)
         os.mkdir(rootfs, 0o755)
         _unpack_mapped(path, rootfs, uids, gids)
-        return directory
+        return rootfs
     except BaseException:
         userns.remove_tree(directory)
         raise

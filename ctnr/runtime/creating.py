@@ -89,19 +89,18 @@ def resolve_rootfs(config: Config, bundle: str) -> str:
 class Made:
     """What the engine makes for a container beside its config.
 
-    `rootfs`: the root, which `root_steps` mount in the container's mount namespace; `directories`, `links`,
-    `files`: made in the state directory before the start; `state`: kept in the state file. `state["owned"]` is a tree
-    that goes with the container. `held`: note that the container is somebody's, for as long as its maker lives.
+    `rootfs`: the root, which `root_steps` mount in the container's mount namespace; `directories`, `files`: made in the
+    state directory before the start; `state`: kept in the state file. `state["owned"]` is a tree that goes with the
+    container. `held`: note that the container is somebody's, for as long as its maker lives.
     """
 
-    __slots__ = ("directories", "files", "held", "links", "root_steps", "rootfs", "state")
+    __slots__ = ("directories", "files", "held", "root_steps", "rootfs", "state")
 
     def __init__(self) -> None:
         self.held = False
         self.rootfs = ""
         self.root_steps: list[Step] = []
         self.directories: list[str] = []
-        self.links: list[tuple[str, str]] = []
         self.files: dict[str, bytes] = {}
         self.state: dict[str, Any] = {}
 
@@ -186,8 +185,6 @@ def create(
             dir.write(state.CONFIG, raw)
             for name in made.directories:
                 posix.mkdir(name, 0o755, dir_fd=dir.fd)
-            for name, target in made.links:
-                posix.symlink(target, name, dir_fd=dir.fd)
             for name, content in made.files.items():
                 dir.write(name, content, 0o644)
             _Creation(container, ctx).run((stdin, stdout, stderr), console_socket, cgroup_manager, rootless)
