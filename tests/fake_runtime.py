@@ -88,6 +88,7 @@ def make_modules(fake: Fake) -> list[types.ModuleType]:
         def __init__(self, id: str) -> None:
             self.id = id
             self.config = fake.config
+            self.extra = fake.states.get(id, {})
             self.console_fd: int | None = None
 
         @classmethod
@@ -111,6 +112,9 @@ def make_modules(fake: Fake) -> list[types.ModuleType]:
 
         def state(self) -> dict[str, Any]:
             return fake.states[self.id]
+
+        def close(self) -> None:
+            pass
 
         def kill(self, signal: int, all: bool = False) -> None:
             fake.note("kill", id=self.id, signal=signal, all=all)

@@ -421,7 +421,7 @@ def test_docker_ps(run: Run, fake: Fake) -> None:  # noqa: F811
     def before(seconds: int) -> str:
         return time.strftime("%Y-%m-%dT%H:%M:%S.25Z", time.gmtime(time.time() - seconds))
 
-    fake.add("web", created=before(3 * 3600 + 5), annotations={"io.ctnr.source": "host:"})
+    fake.add("web", created=before(3 * 3600 + 5), source="host:")
     fake.add("0123456789abcdef" * 4, "paused", created=before(330))
     fake.add("old", "stopped", created=before(86400))
     rows = [re.split(" {3,}", line) for line in run("ctnr ps")[1].splitlines()]

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from ctnr.cli.boot import Globals, Handler
 
-# What the container was made from: the SOURCE of `ctnr run`
-SOURCE = "io.ctnr.source"
-
 # docker's name of a field -> the heading of its column
 FIELDS = {
     "ID": "CONTAINER ID",
@@ -51,11 +48,17 @@ def ps(g: Globals, parsed: Parsed) -> int:
         if not parsed.flag("all") and state["status"] not in ("running", "paused"):
             continue
         try:
-            config = Container.load(state["id"], g.root).config
+            container = Container.load(state["id"], g.root)
         except StateError:
             # removed meanwhile
             continue
-        rows.append(_row(state, config, whole))
+        try:
+            config = container.config
+        except FileNotFoundError:
+            # at the very beginning of its create, or killed there
+            config = {}
+        rows.append(_row(state, container.extra.get("source") or "", config, whole))
+        container.close()
     if parsed.flag("quiet"):
         out("".join(f"{row['ID']}\n" for row in rows))
         return 0
@@ -67,7 +70,8 @@ def ps(g: Globals, parsed: Parsed) -> int:
     return 0
 
 
-def _row(state: Mapping[str, Any], config: Mapping[str, Any], whole: bool) -> dict[str, Any]:
+def _row(state: Mapping[str, Any], source: str, config: Mapping[str, Any], whole: bool) -> dict[str, Any]:
+    """`source`: the SOURCE of `ctnr run`; a container from elsewhere has its root instead."""
     id = state["id"]
     # the default id is a hash, which 12 digits tell apart; a name stays whole
     short = id[:12] if not whole and len(id) == 64 and not id.strip("0123456789abcdef") else id
@@ -76,10 +80,9 @@ def _row(state: Mapping[str, Any], config: Mapping[str, Any], whole: bool) -> di
         command = command[: _COMMAND_WIDTH - 1] + "…"
     created = str(state.get("created", ""))
     status = state["status"]
-    source = (state.get("annotations") or {}).get(SOURCE) or (config.get("root") or {}).get("path") or ""
     return {
         "ID": short,
-        "Image": escape(source),
+        "Image": escape(source or (config.get("root") or {}).get("path") or ""),
         "Command": f'"{command}"',
         "CreatedAt": created,
         "RunningFor": f"{ago(time.time() - seconds(created))} ago" if created else "",

@@ -107,7 +107,9 @@ def run(g: Globals, parsed: Parsed) -> int:
         out(engine.explain(source, options, root=g.root, store=store).explain())
         return 0
     stdin = 0 if interactive else posix.open("/dev/null", posix.O_RDONLY | posix.O_CLOEXEC)
-    container = engine.create(source, options, root=g.root, store=store, stdin=stdin)
+    container = engine.create(
+        source, options, root=g.root, store=store, stdin=stdin, cgroup_manager=g.cgroup_manager, rootless=g.rootless
+    )
     try:
         from ctnr.cli import io
 

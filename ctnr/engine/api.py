@@ -93,6 +93,14 @@ def run(
         streams.close()
 
 
+def _is_open(fd: int) -> bool:
+    try:
+        posix.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 class _Streams:
     """The three stdio fds of a container and our ends of the pipes among them."""
 
@@ -104,6 +112,9 @@ class _Streams:
         self._out: dict[int, list[bytes]] = {}
         self._data = b""
         self.fds = [0, 1, 2]
+        for number, stream in ((1, stdout), (2, stderr)):
+            if isinstance(stream, int) and stream < PIPE:
+                raise CtnrError(f"{'stdout' if number == 1 else 'stderr'}: {stream} is no file descriptor")
         try:
             if isinstance(stdin, (bytes, bytearray, memoryview)):
                 self._data = bytes(stdin)
@@ -119,6 +130,9 @@ class _Streams:
                 self.fds[0] = stdin if isinstance(stdin, int) else stdin.fileno()
             for number, stream in ((1, stdout), (2, stderr)):
                 if stream is None:
+                    if not _is_open(number):
+                        self.fds[number] = posix.open("/dev/null", posix.O_WRONLY | posix.O_CLOEXEC)
+                        self._mine.append(self.fds[number])
                     continue
                 if isinstance(stream, int) and stream == PIPE:
                     reader, writer = posix.pipe2(posix.O_CLOEXEC)

@@ -11,6 +11,7 @@ from ctnr.engine import sources
 from ctnr.engine.options import Options
 from ctnr.errors import CtnrError
 from ctnr.runtime import creating, state
+from ctnr.runtime.compile import exists
 from ctnr.runtime.container import Container
 from ctnr.runtime.creating import Made
 
@@ -18,8 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ctnr.runtime.plan import Plan
     from ctnr.spec.types import Config
-
-_SWEEP = 32
 
 
 def store_dir(path: str | None = None) -> str:
@@ -73,18 +72,25 @@ def create(
     stdout: int = 1,
     stderr: int = 2,
     detach: bool = False,
+    cgroup_manager: str | None = None,
+    rootless: bool | None = None,
 ) -> Container:
     """A created container from a SOURCE: host:, a directory or an archive. Raises CtnrError; nothing is left behind then.
 
     stdin, stdout, stderr are fds. Unless `detach`, it belongs to this process: only this one can start it.
+    cgroup_manager, rootless: as ctnr.Container.create() has them.
     """
     options = options or Options()
     root = root or state.default_root()
     id = options.name or posix.urandom(6).hex()
     state.check_id(id)
-    if options.name and id in state.ids(root):
-        raise CtnrError(f"the name {id} is taken by another container: remove it (ctnr delete {id}) or choose another")
+    if not id[0].isalnum():
+        raise CtnrError(f"--name: {id!r}: a name begins with a letter or a digit")
     sweep(root)
+    if options.name and id in state.ids(root):
+        raise CtnrError(
+            f"--name: {id} is taken by another container: remove it (ctnr delete {id}) or choose another name"
+        )
     config, made = _prepare(source, options, id, root, store_dir(store))
     try:
         return creating.create(
@@ -96,6 +102,8 @@ def create(
             stdout=stdout,
             stderr=stderr,
             detach=detach,
+            cgroup_manager=cgroup_manager or "cgroupfs",
+            rootless=rootless,
             init=options.init,
             made=made,
         )
@@ -121,16 +129,16 @@ def explain(source: str, options: Options | None = None, *, root: str | None = N
 
 
 def sweep(root: str) -> None:
-    """Remove the nameless containers of runs that were killed: they have ended and nobody can want them."""
-    for id in state.ids(root)[:_SWEEP]:
-        if len(id) != 12:
-            continue
+    """Remove the containers of runs that were killed, if they were to be removed: they have ended and nobody wants them."""
+    for id in state.ids(root):
+        if not exists(f"{root}/{id}/{state.HELD}"):
+            continue  # not made here
         try:
             container = Container.load(id, root)
         except CtnrError:
             continue
         try:
-            if container.extra.get("autoremove") and container.status() == "stopped" and container.abandoned():
+            if container.abandoned() and is_unwanted(container) and container.status() == "stopped":
                 container.delete(force=True)
         except CtnrError:
             continue  # another sweep, or its own run, is at it

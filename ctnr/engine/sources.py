@@ -12,6 +12,7 @@ import posix
 from ctnr import files
 from ctnr.errors import CtnrError
 from ctnr.runtime import plan as p
+from ctnr.runtime.compile import exists
 from ctnr.runtime.plan import Step
 from ctnr.runtime.rootfs import unescape
 from ctnr.spec.tables import MS_NODEV, MS_NOSUID
@@ -56,7 +57,7 @@ def resolve(text: str, store: str, id: str, unpack: bool = True) -> Source:
     if text == "host:":
         return _host()
     scheme, colon, _ = text.partition(":")
-    if colon and scheme.isalnum() and "/" not in scheme and not _exists(text):
+    if colon and scheme.isalnum() and "/" not in scheme and not exists(text):
         raise CtnrError(
             f"unknown source {text!r}: give host:, a directory or a root filesystem archive (tar, .gz, .xz, .bz2, .zst)"
         )
@@ -84,14 +85,6 @@ def resolve(text: str, store: str, id: str, unpack: bool = True) -> Source:
     source = Source(tree, tree)
     source.owned = files.dirname(tree)
     return source
-
-
-def _exists(path: str) -> bool:
-    try:
-        posix.stat(path)
-    except OSError:
-        return False
-    return True
 
 
 def _host() -> Source:
