@@ -10,6 +10,7 @@ from ctnr.engine import options as reading
 from ctnr.engine import users
 from ctnr.errors import CtnrError, SyscallError
 from ctnr.runtime import idmap
+from ctnr.runtime.compile import exists
 from ctnr.spec.tables import CAPABILITIES, OCI_VERSION
 
 TYPE_CHECKING = False
@@ -425,11 +426,21 @@ def _resources(options: Options, rules: list[DeviceCgroup]) -> dict[str, Any]:
         if limit < 6 << 20:
             raise CtnrError(f"--memory: {options.memory!r} is too little: at least 6m")
         resources["memory"] = {"limit": limit}
+        if _swap_is_counted():
+            resources["memory"]["swap"] = 2 * limit  # of both together, docker's default
     if options.cpus is not None:
         resources["cpu"] = {"period": 100000, "quota": reading.parse_cpus(options.cpus)}
     if options.pids_limit is not None:
         resources["pids"] = {"limit": reading.parse_pids_limit(options.pids_limit)}
     return resources
+
+
+def _swap_is_counted() -> bool:
+    """Whether the kernel can limit memory and swap together."""
+    from ctnr.runtime.cgroups.layout import layout
+
+    memory = layout().v1.get("memory")
+    return exists(f"{memory}/memory.memsw.limit_in_bytes" if memory else "/proc/swaps")
 
 
 def etc_files(options: Options, hostname: str) -> dict[str, bytes]:

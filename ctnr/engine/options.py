@@ -82,6 +82,19 @@ class Options:
         volumes: Sequence[str] = (),
         workdir: str | None = None,
     ) -> None:
+        for option, given in (
+            ("command", command),
+            ("cap_add", cap_add),
+            ("cap_drop", cap_drop),
+            ("devices", devices),
+            ("mounts", mounts),
+            ("security_opt", security_opt),
+            ("tmpfs", tmpfs),
+            ("ulimits", ulimits),
+            ("volumes", volumes),
+        ):
+            if isinstance(given, str):  # a sequence of its letters, to Python
+                raise CtnrError(f"{option}: {given!r} is text: give a list")
         self.command = list(command) if command else []
         self.cap_add = cap_add
         self.cap_drop = cap_drop
@@ -125,7 +138,7 @@ class HostDevice:
         status = self.status
         return {
             "path": self.inside,
-            "type": self.type,  # type: ignore[typeddict-item]  # "b" or "c"
+            "type": self.type,
             "major": major(status.st_rdev),
             "minor": minor(status.st_rdev),
             "fileMode": status.st_mode & 0o7777,
@@ -138,7 +151,7 @@ class HostDevice:
         numbers = self.status.st_rdev
         return {
             "allow": True,
-            "type": self.type,  # type: ignore[typeddict-item]
+            "type": self.type,
             "major": major(numbers),
             "minor": minor(numbers),
             "access": self.access,
@@ -259,7 +272,7 @@ def parse_mount(text: str) -> Mount:
     readonly, propagation, recursive = False, "rprivate", True
     data: list[str] = []
     for field in _fields(text):
-        key, equals, value = field.partition("=")
+        key, _, value = field.partition("=")
         key = key.lower()
         if key == "type":
             type = value
