@@ -57,21 +57,23 @@ static int v2_fd = -1;
 static const char *volatile failed_step;
 static volatile int failed_errno;
 
-static void die(const char *what) {
+static void die(const char *what)
+{
     fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
     exit(1);
 }
 
-static _Noreturn void child_failed(const char *step) {
+static _Noreturn void child_failed(const char *step)
+{
     failed_step = step;
     failed_errno = errno;
     _exit(111);
 }
 
-#define CHECK(step, call)                                                                                                              \
-    do {                                                                                                                               \
-        if ((call) < 0)                                                                                                                \
-            child_failed(step);                                                                                                        \
+#define CHECK(step, call)                                                                                              \
+    do {                                                                                                               \
+        if ((call) < 0)                                                                                                \
+            child_failed(step);                                                                                        \
     } while (0)
 
 // The list a container may use by default, for devices.allow and for the v2 program alike; -1 is a wildcard.
@@ -79,11 +81,12 @@ static const struct {
     char type;
     int major, minor;
     const char *access;
-} allowed[] = {{'c', -1, -1, "m"}, {'b', -1, -1, "m"}, {'c', 1, 3, "rwm"}, {'c', 1, 5, "rwm"},  {'c', 1, 7, "rwm"},
+} allowed[] = {{'c', -1, -1, "m"}, {'b', -1, -1, "m"}, {'c', 1, 3, "rwm"}, {'c', 1, 5, "rwm"}, {'c', 1, 7, "rwm"},
                {'c', 1, 8, "rwm"}, {'c', 1, 9, "rwm"}, {'c', 5, 0, "rwm"}, {'c', 5, 2, "rwm"}, {'c', 136, -1, "rwm"}};
 enum { ALLOWED = sizeof allowed / sizeof *allowed };
 
-static void find_hierarchies(void) {
+static void find_hierarchies(void)
+{
     FILE *table = fopen("/proc/self/mountinfo", "re");
     char line[4096];
     if (!table)
@@ -91,7 +94,8 @@ static void find_hierarchies(void) {
     while (fgets(line, sizeof line, table)) {
         char mount_point[256], type[64], options[512];
         char *right = strstr(line, " - ");
-        if (!right || sscanf(line, "%*s %*s %*s %*s %255s", mount_point) != 1 || sscanf(right, " - %63s %*s %511s", type, options) != 2)
+        if (!right || sscanf(line, "%*s %*s %*s %*s %255s", mount_point) != 1 ||
+            sscanf(right, " - %63s %*s %511s", type, options) != 2)
             continue;
         int v1 = !strcmp(type, "cgroup"), v2 = !strcmp(type, "cgroup2");
         if ((!v1 && !v2) || hierarchies == HIERARCHIES)
@@ -103,18 +107,20 @@ static void find_hierarchies(void) {
         if (v1)
             for (char *save, *option = strtok_r(options, ",", &save); option; option = strtok_r(NULL, ",", &save))
                 if (strcmp(option, "rw") && strcmp(option, "ro") && strcmp(option, "xattr"))
-                    snprintf(h->controllers + strlen(h->controllers), sizeof h->controllers - strlen(h->controllers), "%s%s",
-                             *h->controllers ? "," : "", option);
+                    snprintf(h->controllers + strlen(h->controllers), sizeof h->controllers - strlen(h->controllers),
+                             "%s%s", *h->controllers ? "," : "", option);
     }
     fclose(table);
 }
 
-static int has_controller(const struct hierarchy *h, const char *controller) {
+static int has_controller(const struct hierarchy *h, const char *controller)
+{
     const char *found = strstr(h->controllers, controller);
     return found && (found == h->controllers || found[-1] == ',') && strchr(",", found[strlen(controller)]);
 }
 
-static void put(const char *dir, const char *file, const char *text, size_t length) {
+static void put(const char *dir, const char *file, const char *text, size_t length)
+{
     char path[768];
     snprintf(path, sizeof path, "%s/%s", dir, file);
     int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -124,7 +130,8 @@ static void put(const char *dir, const char *file, const char *text, size_t leng
 }
 
 // An empty cpuset takes no process: v1 wants the parent's cpus and mems copied.
-static void inherit(const struct hierarchy *h, const char *file) {
+static void inherit(const struct hierarchy *h, const char *file)
+{
     char path[768], value[4096];
     snprintf(path, sizeof path, "%s/%s", h->mount_point, file);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -135,7 +142,8 @@ static void inherit(const struct hierarchy *h, const char *file) {
     put(h->dir, file, value, (size_t)n);
 }
 
-static int load_device_program(void) {
+static int load_device_program(void)
+{
     struct bpf_insn insns[8 * ALLOWED + 8], *at = insns;
 #define INSN(...) *at++ = (struct bpf_insn){__VA_ARGS__}
     INSN(.code = BPF_LDX | BPF_MEM | BPF_W, .dst_reg = 2, .src_reg = 1, .off = 0); // access << 16 | type
@@ -176,7 +184,8 @@ static int load_device_program(void) {
     return fd;
 }
 
-static void make_cgroups(void) {
+static void make_cgroups(void)
+{
     for (int i = 0; i < hierarchies; i++) {
         struct hierarchy *h = &tree[i];
         if (mkdir(h->dir, 0755) < 0)
@@ -224,7 +233,8 @@ static void make_cgroups(void) {
     }
 }
 
-static void remove_cgroups(void) {
+static void remove_cgroups(void)
+{
     for (int i = 0; i < hierarchies; i++) {
         struct timespec pause = {0, 100000};
         int tries = 0;
@@ -241,18 +251,22 @@ static void remove_cgroups(void) {
     v2_fd = -1;
 }
 
-static int in_root(int root, const char *path, int flags) {
+static int in_root(int root, const char *path, int flags)
+{
     struct open_how how = {.flags = (uint64_t)(flags | O_CLOEXEC), .resolve = RESOLVE_IN_ROOT};
     return (int)syscall(SYS_openat2, root, path, &how, sizeof how);
 }
 
-static char *fd_path(int fd) {
+static char *fd_path(int fd)
+{
     static char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     return path;
 }
 
-static void mount_in(int root, const char *source, const char *target, const char *type, unsigned long flags, const char *data) {
+static void mount_in(int root, const char *source, const char *target, const char *type, unsigned long flags,
+                     const char *data)
+{
     int fd = in_root(root, target, O_PATH);
     if (fd < 0 && errno == ENOENT) {
         CHECK(target, mkdirat(root, target, 0755));
@@ -263,7 +277,8 @@ static void mount_in(int root, const char *source, const char *target, const cha
     close(fd);
 }
 
-static void mount_cgroups(int root) {
+static void mount_cgroups(int root)
+{
     const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RELATIME;
     int v1 = 0;
     for (int i = 0; i < hierarchies; i++)
@@ -296,22 +311,21 @@ static void mount_cgroups(int root) {
     close(fd);
 }
 
-static void make_devices(int root) {
+static void make_devices(int root)
+{
     static const struct {
         const char *path;
         unsigned major, minor;
-    } devices[] = {{"dev/null", 1, 3}, {"dev/zero", 1, 5}, {"dev/full", 1, 7}, {"dev/random", 1, 8}, {"dev/urandom", 1, 9}, {"dev/tty", 5, 0}};
+    } devices[] = {{"dev/null", 1, 3},   {"dev/zero", 1, 5},    {"dev/full", 1, 7},
+                   {"dev/random", 1, 8}, {"dev/urandom", 1, 9}, {"dev/tty", 5, 0}};
     static const struct {
         const char *target, *path;
-    } links[] = {{"pts/ptmx", "dev/ptmx"},
-                 {"/proc/self/fd", "dev/fd"},
-                 {"/proc/self/fd/0", "dev/stdin"},
-                 {"/proc/self/fd/1", "dev/stdout"},
-                 {"/proc/self/fd/2", "dev/stderr"},
-                 {"/proc/kcore", "dev/core"}};
+    } links[] = {{"pts/ptmx", "dev/ptmx"},          {"/proc/self/fd", "dev/fd"},       {"/proc/self/fd/0", "dev/stdin"},
+                 {"/proc/self/fd/1", "dev/stdout"}, {"/proc/self/fd/2", "dev/stderr"}, {"/proc/kcore", "dev/core"}};
     umask(0);
     for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
-        CHECK(devices[i].path, mknodat(root, devices[i].path, S_IFCHR | 0666, makedev(devices[i].major, devices[i].minor)));
+        CHECK(devices[i].path,
+              mknodat(root, devices[i].path, S_IFCHR | 0666, makedev(devices[i].major, devices[i].minor)));
         CHECK(devices[i].path, fchownat(root, devices[i].path, 0, 0, 0));
     }
     umask(022);
@@ -319,9 +333,11 @@ static void make_devices(int root) {
         CHECK(links[i].path, symlinkat(links[i].target, root, links[i].path));
 }
 
-static void mask_paths(void) {
-    static const char *masked[] = {"/proc/acpi",        "/proc/asound",     "/proc/kcore",       "/proc/keys",    "/proc/latency_stats",
-                                   "/proc/timer_list",  "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"};
+static void mask_paths(void)
+{
+    static const char *masked[] = {"/proc/acpi",          "/proc/asound",     "/proc/kcore",       "/proc/keys",
+                                   "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
+                                   "/sys/firmware",       "/proc/scsi"};
     static const char *readonly[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
     for (size_t i = 0; i < sizeof readonly / sizeof *readonly; i++) {
         int fd = open(readonly[i], O_PATH | O_CLOEXEC);
@@ -331,7 +347,8 @@ static void mask_paths(void) {
         CHECK(readonly[i], mount(fd_path(fd), fd_path(fd), NULL, MS_BIND | MS_REC, NULL));
         close(fd);
         CHECK(readonly[i], fd = open(readonly[i], O_PATH | O_CLOEXEC));
-        CHECK(readonly[i], mount(NULL, fd_path(fd), NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL));
+        CHECK(readonly[i], mount(NULL, fd_path(fd), NULL,
+                                 MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL));
         close(fd);
     }
     for (size_t i = 0; i < sizeof masked / sizeof *masked; i++) {
@@ -349,7 +366,8 @@ static void mask_paths(void) {
     }
 }
 
-static void loopback_up(void) {
+static void loopback_up(void)
+{
     struct ifreq request;
     memset(&request, 0, sizeof request);
     strcpy(request.ifr_name, "lo");
@@ -360,7 +378,8 @@ static void loopback_up(void) {
     close(fd);
 }
 
-static void drop_privileges(void) {
+static void drop_privileges(void)
+{
     static const int keep[] = {29 /* CAP_AUDIT_WRITE */, 5 /* CAP_KILL */, 10 /* CAP_NET_BIND_SERVICE */};
     uint64_t mask = 0;
     for (size_t i = 0; i < sizeof keep / sizeof *keep; i++)
@@ -385,7 +404,8 @@ static void drop_privileges(void) {
     CHECK("PR_SET_NO_NEW_PRIVS", prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 }
 
-static _Noreturn __attribute__((noinline)) void container(void) {
+static _Noreturn __attribute__((noinline)) void container(void)
+{
     for (int i = 0; i < hierarchies; i++)
         if (*tree[i].controllers)
             CHECK(tree[i].procs, write(tree[i].procs_fd, "0", 1));
@@ -421,16 +441,21 @@ static _Noreturn __attribute__((noinline)) void container(void) {
     drop_privileges();
     CHECK("/", chdir("/"));
     CHECK("close_range", syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC));
-    static char *environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", NULL};
+    static char *environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm",
+                                  NULL};
     execve(program[0], program, environment);
     child_failed(program[0]);
 }
 
 // clone3 on our own stack, as vfork does: inline, because a libc wrapper's return address would be overwritten by the child.
-static inline __attribute__((always_inline)) long clone3(struct clone_args *args) {
+static inline __attribute__((always_inline)) long clone3(struct clone_args *args)
+{
 #if defined __x86_64__
     long result;
-    __asm__ volatile("syscall" : "=a"(result) : "a"((long)SYS_clone3), "D"(args), "S"(sizeof *args) : "rcx", "r11", "memory");
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"((long)SYS_clone3), "D"(args), "S"(sizeof *args)
+                     : "rcx", "r11", "memory");
     return result;
 #elif defined __aarch64__
     register long number __asm__("x8") = SYS_clone3;
@@ -445,11 +470,13 @@ static inline __attribute__((always_inline)) long clone3(struct clone_args *args
 #endif
 }
 
-static __attribute__((noinline)) long long one_container(void) {
+static __attribute__((noinline)) long long one_container(void)
+{
     struct timespec begin, end;
     clock_gettime(CLOCK_MONOTONIC, &begin);
     make_cgroups();
-    struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK | (namespaces & ~(uint64_t)CLONE_NEWCGROUP), .exit_signal = SIGCHLD};
+    struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK | (namespaces & ~(uint64_t)CLONE_NEWCGROUP),
+                              .exit_signal = SIGCHLD};
     if (v2_fd >= 0) {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = (uint64_t)v2_fd;
@@ -477,7 +504,8 @@ static __attribute__((noinline)) long long one_container(void) {
     return (end.tv_sec - begin.tv_sec) * 1000000000LL + (end.tv_nsec - begin.tv_nsec);
 }
 
-static uint64_t parse_namespaces(char *list) {
+static uint64_t parse_namespaces(char *list)
+{
     static const struct {
         const char *name;
         uint64_t flag;
@@ -497,7 +525,8 @@ static uint64_t parse_namespaces(char *list) {
     return flags;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     char line[64];
     if (argc < 5) {
         fprintf(stderr, "usage: floor ROOTFS CGROUP_NAME NAMESPACES PROGRAM [ARG...]\n");

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support import leaks, machine, users
 from support.bundles import Bundle, MakeBundle, new_id
-from support.runtimes import MakeRuntime, Runtime, finished
+from support.runtimes import MakeRuntime, Runtime, finished, popen, read_line
 
 # Points per verb; CTNR_TEST_KILLS=0 takes all of them.
 POINTS = int(os.environ.get("CTNR_TEST_KILLS", "60"))
@@ -31,9 +31,7 @@ def traced(runtime: Runtime, words: list[str], *strace_flags: str) -> list[str]:
 
 def run_quietly(runtime: Runtime, argv: list[str]) -> int:
     """The command's exit code (negative for a signal), its words thrown away."""
-    from support import runtimes
-
-    process = runtimes.popen(
+    process = popen(
         argv, runtime.user, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
@@ -43,7 +41,7 @@ def run_quietly(runtime: Runtime, argv: list[str]) -> int:
         raise
     finally:
         finished(process)
-    return process.returncode
+    return int(process.returncode)
 
 
 def points(runtime: Runtime, words: list[str], log: Path) -> list[tuple[str, int]]:
@@ -152,8 +150,8 @@ def test_killed_while_the_container_runs(kind: str, runtimes_of: MakeRuntime, bu
     box = bundle_of(user, "/bin/sh", "-c", "echo ready; exec sleep 1000").save()
     id = new_id()
     process = runtime.popen("run", "--bundle", str(box.path), id, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert read_line(process) == "ready"
     assert process.stdout
-    assert process.stdout.readline() == b"ready\n"
     process.kill()
     finished(process)
     process.stdout.close()

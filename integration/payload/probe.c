@@ -38,7 +38,8 @@
 
 static FILE *out;
 
-static void json_string(const char *text, size_t length) {
+static void json_string(const char *text, size_t length)
+{
     putc('"', out);
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)text[i];
@@ -52,12 +53,14 @@ static void json_string(const char *text, size_t length) {
     putc('"', out);
 }
 
-static void key(const char *name) {
+static void key(const char *name)
+{
     json_string(name, strlen(name));
     fputs(": ", out);
 }
 
-static void text(const char *name, const char *value) {
+static void text(const char *name, const char *value)
+{
     key(name);
     if (value)
         json_string(value, strlen(value));
@@ -66,12 +69,14 @@ static void text(const char *name, const char *value) {
     fputs(",\n", out);
 }
 
-static void number(const char *name, long long value) {
+static void number(const char *name, long long value)
+{
     key(name);
     fprintf(out, "%lld,\n", value);
 }
 
-static ssize_t slurp(const char *path, char *buffer, size_t size) {
+static ssize_t slurp(const char *path, char *buffer, size_t size)
+{
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return -1;
@@ -92,7 +97,8 @@ static ssize_t slurp(const char *path, char *buffer, size_t size) {
     return (ssize_t)have;
 }
 
-static void file(const char *name, const char *path) {
+static void file(const char *name, const char *path)
+{
     static char buffer[1 << 18];
     ssize_t n = slurp(path, buffer, sizeof buffer);
     key(name);
@@ -103,7 +109,8 @@ static void file(const char *name, const char *path) {
     fputs(",\n", out);
 }
 
-static void link_value(const char *path) {
+static void link_value(const char *path)
+{
     char target[4096];
     ssize_t n = readlink(path, target, sizeof target);
     if (n < 0)
@@ -112,7 +119,8 @@ static void link_value(const char *path) {
         json_string(target, (size_t)n);
 }
 
-static void strings(const char *name, char **list) {
+static void strings(const char *name, char **list)
+{
     key(name);
     putc('[', out);
     for (int i = 0; list[i]; i++) {
@@ -123,7 +131,8 @@ static void strings(const char *name, char **list) {
     fputs("],\n", out);
 }
 
-static void namespaces(void) {
+static void namespaces(void)
+{
     static const char *names[] = {"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"};
     key("ns");
     putc('{', out);
@@ -138,7 +147,8 @@ static void namespaces(void) {
     fputs("},\n", out);
 }
 
-static void descriptors(void) {
+static void descriptors(void)
+{
     // fstat, not /proc: the list must be right without /proc too
     key("fds");
     putc('{', out);
@@ -158,27 +168,37 @@ static void descriptors(void) {
     fputs("},\n", out);
 }
 
-static const char *kind_of(mode_t mode) {
+static const char *kind_of(mode_t mode)
+{
     switch (mode & S_IFMT) {
-    case S_IFREG: return "file";
-    case S_IFDIR: return "dir";
-    case S_IFLNK: return "link";
-    case S_IFCHR: return "char";
-    case S_IFBLK: return "block";
-    case S_IFIFO: return "fifo";
-    case S_IFSOCK: return "socket";
-    default: return "?";
+    case S_IFREG:
+        return "file";
+    case S_IFDIR:
+        return "dir";
+    case S_IFLNK:
+        return "link";
+    case S_IFCHR:
+        return "char";
+    case S_IFBLK:
+        return "block";
+    case S_IFIFO:
+        return "fifo";
+    case S_IFSOCK:
+        return "socket";
+    default:
+        return "?";
     }
 }
 
-static void describe(const char *path) {
+static void describe(const char *path)
+{
     struct stat st;
     if (lstat(path, &st) < 0) {
         fprintf(out, "{\"errno\": %d}", errno);
         return;
     }
-    fprintf(out, "{\"type\": \"%s\", \"mode\": %u, \"uid\": %u, \"gid\": %u, \"size\": %lld", kind_of(st.st_mode), st.st_mode & 07777,
-            st.st_uid, st.st_gid, (long long)st.st_size);
+    fprintf(out, "{\"type\": \"%s\", \"mode\": %u, \"uid\": %u, \"gid\": %u, \"size\": %lld", kind_of(st.st_mode),
+            st.st_mode & 07777, st.st_uid, st.st_gid, (long long)st.st_size);
     if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode))
         fprintf(out, ", \"rdev\": \"%u:%u\"", major(st.st_rdev), minor(st.st_rdev));
     if (S_ISLNK(st.st_mode)) {
@@ -188,7 +208,8 @@ static void describe(const char *path) {
     putc('}', out);
 }
 
-static void list_directory(const char *path, int details) {
+static void list_directory(const char *path, int details)
+{
     DIR *dir = opendir(path);
     if (!dir) {
         fprintf(out, "{\"errno\": %d}", errno);
@@ -213,7 +234,8 @@ static void list_directory(const char *path, int details) {
     closedir(dir);
 }
 
-static void terminal(void) {
+static void terminal(void)
+{
     struct winsize size;
     key("tty");
     if (!isatty(0)) {
@@ -223,15 +245,16 @@ static void terminal(void) {
     memset(&size, 0, sizeof size);
     ioctl(0, TIOCGWINSZ, &size);
     int controlling = open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY);
-    fprintf(out, "{\"rows\": %u, \"cols\": %u, \"controlling\": %s, \"foreground\": %s, \"name\": ", size.ws_row, size.ws_col,
-            controlling >= 0 ? "true" : "false", tcgetpgrp(0) == getpgrp() ? "true" : "false");
+    fprintf(out, "{\"rows\": %u, \"cols\": %u, \"controlling\": %s, \"foreground\": %s, \"name\": ", size.ws_row,
+            size.ws_col, controlling >= 0 ? "true" : "false", tcgetpgrp(0) == getpgrp() ? "true" : "false");
     if (controlling >= 0)
         close(controlling);
     link_value("/proc/self/fd/0");
     fputs("},\n", out);
 }
 
-static void interfaces(void) {
+static void interfaces(void)
+{
     key("loopback_up");
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     struct ifreq request;
@@ -245,7 +268,8 @@ static void interfaces(void) {
         close(fd);
 }
 
-static void numbers(void) {
+static void numbers(void)
+{
     gid_t groups[1024];
     int count = getgroups(1024, groups);
     key("groups");
@@ -283,7 +307,8 @@ static void numbers(void) {
     number("keyring", syscall(SYS_keyctl, 0L /* KEYCTL_GET_KEYRING_ID */, -3L /* session */, 0L));
 }
 
-static void answer(const char *ask) {
+static void answer(const char *ask)
+{
     const char *value = strchr(ask, ':');
     key(ask);
     if (!value) {
@@ -322,7 +347,8 @@ static void answer(const char *ask) {
             return;
         }
         int error = 0, fd = -1;
-        if (mknod(path, (type == 'b' ? S_IFBLK : S_IFCHR) | 0600, makedev(ma, mi)) < 0 || (fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK)) < 0)
+        if (mknod(path, (type == 'b' ? S_IFBLK : S_IFCHR) | 0600, makedev(ma, mi)) < 0 ||
+            (fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK)) < 0)
             error = errno;
         if (fd >= 0)
             close(fd);
@@ -341,12 +367,14 @@ static void answer(const char *ask) {
         fputs("\"?\"", out);
 }
 
-static void stop(int signal) {
+static void stop(int signal)
+{
     (void)signal;
     _exit(0);
 }
 
-int main(int argc, char **argv, char **environ_) {
+int main(int argc, char **argv, char **environ_)
+{
     int first = 1;
     out = stdout;
     if (argc > 1 && !strcmp(argv[1], "--wait")) {

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from ctnr import _native
 from ctnr.errors import CtnrError
 from ctnr.runtime import cgroups
-from ctnr.runtime.cgroups import Cgroup, dirs, v1
+from ctnr.runtime.cgroups import Cgroup, dirs, v1, v2
 from ctnr.runtime.cgroups.layout import layout
 
 TOKEN = sys.argv[2]
@@ -25,6 +26,7 @@ LAYOUT = layout()
 libc = ctypes.PyDLL(None, use_errno=True)
 CLONE_INTO_CGROUP = 0x200000000
 SYS_CLONE3 = 435
+assert _native and v2  # loaded now: an ordinary user may not reach the checkout
 
 
 class Skip(Exception):

@@ -133,6 +133,27 @@ def finished(process: subprocess.Popen[bytes]) -> None:
     leaks.reap()
 
 
+def read_line(process: subprocess.Popen[bytes], seconds: float = 15.0) -> str:
+    """The next line of a process's stdout; fails when none comes within `seconds`."""
+    import select
+    import time
+
+    assert process.stdout
+    end = time.monotonic() + seconds
+    line = b""
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))
+        if not ready:
+            process.kill()
+            finished(process)
+            raise AssertionError(f"no line within {seconds} s, only {line!r}")
+        byte = os.read(process.stdout.fileno(), 1)
+        if not byte:
+            break
+        line += byte
+    return line.decode("utf-8", "replace").rstrip("\n")
+
+
 class Runtime:
     """A runtime with a state root of its own, as one user, in one view of the cgroup tree."""
 
