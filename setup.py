@@ -33,18 +33,29 @@ FREESTANDING = [
     *"-Wl,-no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,norelro -s".split(),
 ]
 
+# CTNR_SANITIZE=1: the init on a libc, under AddressSanitizer and UBSan (integration/test_sanitized.py)
+if os.environ.get("CTNR_SANITIZE"):
+    INIT_FLAGS = [
+        *"-std=gnu11 -g -O1 -DCTNR_HOSTED -include string.h -fno-omit-frame-pointer".split(),
+        *"-fsanitize=address,undefined -fno-sanitize-recover=all -static-libasan".split(),
+    ]
+else:
+    INIT_FLAGS = FREESTANDING
+
 INIT_SOURCES = sorted(glob("ctnr/_native/init/*.c"))
 HEADERS = sorted(glob("ctnr/_native/*.h") + glob("ctnr/_native/init/*.h"))
 
 
-def compile_static(sources: list[str], output: str, defines: list[str], force: bool = False) -> bool:
+def compile_static(
+    sources: list[str], output: str, defines: list[str], force: bool = False, flags: list[str] = FREESTANDING
+) -> bool:
     """Compile a freestanding program, unless it is newer than what it is made of. True when it was made."""
     inputs = [*sources, *HEADERS, "setup.py"]
     if not force and os.path.exists(output):
         if all(os.stat(path).st_mtime_ns <= os.stat(output).st_mtime_ns for path in inputs):
             return False
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-    command = [*compiler, *FREESTANDING, *WARNINGS, *defines, *sources, "-o", output]
+    command = [*compiler, *flags, *WARNINGS, *defines, *sources, "-o", output]
     print(shlex.join(command))
     os.makedirs(os.path.dirname(output), exist_ok=True)
     subprocess.run(command, check=True)
@@ -67,7 +78,7 @@ class BuildExt(build_ext):
     def build_extension(self, ext: Extension) -> None:
         image = os.path.join(self.build_temp, "ctnr-init")
         header = image + ".h"
-        if compile_static(INIT_SOURCES, image, [], self.force) or not os.path.exists(header):
+        if compile_static(INIT_SOURCES, image, [], self.force, INIT_FLAGS) or not os.path.exists(header):
             write_c_array(Path(image).read_bytes(), header)
         ext.include_dirs.append(self.build_temp)
         ext.depends.append(header)
