@@ -8,6 +8,7 @@ import errno
 import json
 import multiprocessing
 import os
+import posix
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from seccomp_oracle import ALLOW, ENOSYS, ERRNO, NATIVE, Filter, audit_arch, number_of
 
 import ctnr
+from ctnr import log
 from ctnr._native import seccomp_resolve
 from ctnr.errors import CtnrError, SpecError
 from ctnr.runtime import seccomp, seccomp_build
@@ -225,7 +227,7 @@ def test_errors_name_the_field(section: Any, message: str, cache: Path) -> None:
 
 def test_errors_say_where_the_section_is() -> None:
     with pytest.raises(SpecError, match=r"^profile\.json\.defaultAction: "):
-        seccomp.compile({"defaultAction": "no"}, "profile.json")  # type: ignore[typeddict-item]
+        seccomp.compile({"defaultAction": "no"}, "profile.json")
 
 
 def test_an_architecture_newer_than_libseccomp(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +250,7 @@ def test_an_architecture_newer_than_libseccomp(monkeypatch: pytest.MonkeyPatch) 
 
 def test_unknown_calls_are_skipped_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(seccomp_build.log, "debug", said.append)
+    monkeypatch.setattr(log, "debug", said.append)
     names = ["nope", "read", "gr\xfc\xdfe", "\udc80"]
     section = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": names, "action": "SCMP_ACT_ERRNO"}]}
     known = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ERRNO"}]}
@@ -353,7 +355,7 @@ def test_an_entry_of_somebody_else_is_not_taken(
         os.chown(entry(cache), 65534, -1)
     else:
         uid = os.geteuid()
-        monkeypatch.setattr(seccomp.posix, "geteuid", lambda: uid + 1)
+        monkeypatch.setattr(posix, "geteuid", lambda: uid + 1)
     again()
     assert compiled(PROFILE).program == good
     assert len(builds) == 2
@@ -398,7 +400,7 @@ def test_another_libseccomp_or_kernel_makes_it_anew(
     compiled(PROFILE)
     assert len(builds) == 4
     uname = os.uname()
-    monkeypatch.setattr(seccomp.posix, "uname", lambda: type("", (), {"machine": uname.machine, "release": "9.0"}))
+    monkeypatch.setattr(posix, "uname", lambda: type("", (), {"machine": uname.machine, "release": "9.0"}))
     again()
     compiled(PROFILE)
     assert len(builds) == 5
@@ -422,10 +424,21 @@ def test_a_directory_that_others_may_write_is_not_used(cache: Path, builds: list
     assert len(builds) == 1
 
 
+def test_a_directory_of_somebody_else_is_not_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.mkdir(parents=True, mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(cache, 65534, -1)
+    else:
+        uid = os.geteuid()
+        monkeypatch.setattr(posix, "geteuid", lambda: uid + 1)
+    compiled(PROFILE)
+    assert list(cache.iterdir()) == []
+
+
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def where(euid: int, owner: int, **environment: str) -> str:
-        monkeypatch.setattr(seccomp.posix, "geteuid", lambda: euid)
-        monkeypatch.setattr(seccomp.posix, "stat", lambda path: type("", (), {"st_uid": owner}))
+        monkeypatch.setattr(posix, "geteuid", lambda: euid)
+        monkeypatch.setattr(posix, "stat", lambda path: type("", (), {"st_uid": owner}))
         for name in ("XDG_CACHE_HOME", "HOME"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():

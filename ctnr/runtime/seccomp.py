@@ -113,7 +113,8 @@ def _cache_file(key: bytes) -> str:
             if posix.stat(directory).st_uid != 0:
                 # root of a user namespace
                 directory = ""
-        except FileNotFoundError:
+        except OSError:
+            # not there yet, or not for us to look at: writing to it will tell
             pass
     if not directory:
         directory = files.getenv("XDG_CACHE_HOME") or ""
@@ -163,7 +164,7 @@ def _read(file: str, key: bytes) -> Filter | None:
 def _decode(file: str, key: bytes, data: bytes) -> Filter | None:
     body = data[_PROLOGUE:]
     start = _HEAD.size
-    if len(body) < start or data[:_PROLOGUE] != _MAGIC + _digest(key + body):
+    if data[:_PROLOGUE] != _MAGIC + _digest(key + body):
         log.debug(f"{file}: ignored, damaged")
         return None
     flags, length = _HEAD.unpack_from(body)

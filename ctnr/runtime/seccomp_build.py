@@ -243,4 +243,4 @@ def _wants_enosys(default: int) -> bool:
     As runc (libcontainer/seccomp/patchbpf): a libc tries the newest call first and falls back on ENOSYS, not on EPERM, so
     a profile older than the libc would break it (opencontainers/runc#2151).
     """
-    return default & 0xFFFF0000 not in _PERMISSIVE and default != _ENOSYS
+    return default & 0xFFFF0000 not in _PERMISSIVE
