@@ -445,6 +445,30 @@ def test_an_existing_frozen_cgroup(request: pytest.FixtureRequest, mode: str) ->
     refused(lambda: create(fs, {}, path="/mine"), "container's cgroup unexpectedly frozen", where)
 
 
+@pytest.mark.parametrize("mode", ["fake_v1", "fake_v2", "fake_hybrid"])
+def test_the_processes_of_a_refused_cgroup_are_out_of_reach(
+    request: pytest.FixtureRequest, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked for the cgroup cleans up with kill() and delete(): nobody else's processes may be hit."""
+    fs: Cgroupfs = request.getfixturevalue(mode)
+    for mount in fs.mounts:
+        fs.mkdir(f"{mount}/theirs", 0o755)
+        (Path(mount) / "theirs/cgroup.procs").write_text("12\n")
+    monkeypatch.setattr(cgroups, "send_signal", lambda pid, signal: pytest.fail(f"killed {pid}"))
+    cgroup = cgroups.new("/theirs", "id", where=fs.layout())
+    assert cgroup is not None
+    refused(cgroup.vet, "container's cgroup is not empty", "theirs")
+    refused(cgroup.create, "container's cgroup is not empty", "theirs")
+    left = fs.left()
+    fs.log.clear()
+    cgroup.kill()
+    cgroup.kill(15)
+    cgroup.delete()
+    assert cgroup.chown(1, 1) is False
+    assert (cgroup.pids(), cgroup.join_fds(), cgroup.fd_v2(), cgroup.frozen()) == ([], [], None, False)
+    assert (fs.log, fs.left()) == ([], left)
+
+
 def test_a_new_cpuset_starts_with_its_parents_values(fake_v1: Cgroupfs) -> None:
     create(fake_v1, {}, path="/a/b/c")
     for path in ("a", "a/b", "a/b/c"):
@@ -821,6 +845,21 @@ def test_delete_does_not_wait_for_ever(fake_v1: Cgroupfs) -> None:
     refused(lambda: cgroup.delete(timeout=0.01), "remove the cgroup", "it still has processes: 11 12")
     # the others are gone all the same
     assert [p for p in fake_v1.left() if p.endswith("/c")] == [str(fake_v1.top / "memory/p/c")]
+
+
+def test_delete_waits_once_for_all_hierarchies(fake_v1: Cgroupfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    cgroup = create(fake_v1)
+    for name in ("memory", "pids", "freezer"):
+        (fake_v1.top / name / "p/c/cgroup.procs").write_text("11\n")
+    clock = [0.0]
+    monkeypatch.setattr(dirs, "monotonic", lambda: clock[0])
+
+    def nap(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(dirs, "sleep", nap)
+    refused(lambda: cgroup.delete(timeout=2), "remove the cgroup", "it still has processes: 11")
+    assert 2 <= clock[0] < 2.1
 
 
 def test_a_read_only_mount_says_erofs_even_of_what_is_not_there(

@@ -267,6 +267,12 @@ def test_all_but_one_and_not_a_part_of_it_either() -> None:
     assert answers(rules, ("c", 10, 229, READ), ("c", 10, 229, WRITE), FUSE, MEM) == [1, 0, 0, 1]
 
 
+def test_the_defaults_do_not_give_back_a_part_of_what_is_denied() -> None:
+    """`c *:* m` is a default: it must not make the node of a device that was denied by its number."""
+    rules = [{"allow": True}, {"allow": False, "type": "c", "major": 10, "minor": 229, "access": "rwm"}]
+    assert answers(rules, ("c", 10, 229, MKNOD), ("c", 10, 228, MKNOD)) == [0, 1]
+
+
 def test_a_later_wider_rule_takes_back_an_earlier_narrower_one() -> None:
     rules = [
         {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rwm"},

@@ -222,6 +222,7 @@ class _Creation:
         fds = launch.Fds()
         try:
             if group is not None:
+                group.vet()  # before the state names it: a clean-up after a crash must not kill what is in there
                 container._cgroup = ctx.cgroup = group
                 self.container._state["cgroup"] = {"paths": group.paths, "manager": manager, "rootless": rootless}
                 self.container._dir.write_state(self.container._state)

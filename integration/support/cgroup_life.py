@@ -114,21 +114,28 @@ def joining_is_cheap() -> None:
 
 
 def a_cgroup_that_is_there_already() -> None:
+    def second() -> Cgroup:
+        found = cgroups.new(f"/{TOKEN}/other", "x")
+        assert found is not None
+        return found
+
     with made(name="other") as other:
-        path = f"/{TOKEN}/other"
-        second = cgroups.new(path, "x")
-        assert second is not None
-        second.create()
-        second.delete()  # not ours, so it stays
+        guest = second()
+        guest.create()
+        guest.delete()  # not ours, so it stays
         assert all(os.path.isdir(p) for p in other.paths.values())
         other.freeze()
-        refused(second.create, "container's cgroup unexpectedly frozen")
+        refused(second().create, "container's cgroup unexpectedly frozen")
         other.thaw()
-        child = Child(other)
-        refused(second.create, "container's cgroup is not empty: 1 process(es) found")
+        child = Child(other, answer=str.upper)
+        guest = second()
+        refused(guest.create, "container's cgroup is not empty: 1 process(es) found")
+        guest.kill()
+        guest.delete()
+        assert child.ask("here") == "HERE"
         other.kill()
         child.wait()
-        second.create()
+        second().create()
 
 
 def children_of_the_container() -> None:

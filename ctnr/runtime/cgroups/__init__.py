@@ -51,19 +51,34 @@ class Cgroup:
 
     # --- making and limiting
 
+    def vet(self) -> None:
+        """Refuse a cgroup that others may be in: there already, and not empty or frozen. Raises CtnrError, SyscallError.
+
+        create() does so too; before the container's state names the cgroup, so that whoever cleans up after a crash
+        does not kill them. Source: runtime-spec config-linux.md#control-groups ("fit for purpose"); the words are runc's.
+        """
+        for path in self._directories():
+            if not dirs.exists(path):
+                continue
+            pids = dirs.pids(path)
+            if pids:
+                raise CtnrError(f"container's cgroup is not empty: {len(pids)} process(es) found in {path}")
+            if path in (self.paths.get("freezer"), self.paths.get("")) and self.frozen():
+                raise CtnrError(f"container's cgroup unexpectedly frozen: {path}")
+
     def create(self, resources: Resources | None = None, devices: Sequence[Mapping[str, Any]] = ()) -> None:
         """Make the directories and write the limits; nothing is left behind on failure.
 
         `resources` and `devices` are `linux.resources` and `linux.devices`. A cgroup that is there already must be
-        empty and not frozen. Raises SpecError, SyscallError, CtnrError.
+        empty and not frozen. After a failure `paths` is empty: what is there may be somebody else's, and kill() must
+        not reach it. Raises SpecError, SyscallError, CtnrError.
         """
         resources = resources or {}
-        self._check(resources)
         made: list[str] = []
         try:
+            self._check(resources)
+            self.vet()
             existing = [path for path in self._directories() if not dirs.make(path, made)]
-            for path in existing:
-                self._vet(path)
             self.created = [path for path in self._directories() if path in made]
             if "cpuset" in self.paths:
                 from ctnr.runtime.cgroups import v1
@@ -74,6 +89,7 @@ class Cgroup:
                 self._set_devices(resources, devices, existing)
         except BaseException as e:
             self.created = []
+            self.paths = {}
             for path in reversed(made):
                 try:
                     dirs.rmdir(path)
@@ -154,14 +170,6 @@ class Cgroup:
         else:
             raise SpecError(devices.FIELD, "no devices controller is mounted, and without one any device can be opened")
 
-    def _vet(self, path: str) -> None:
-        """Refuse a cgroup that another container may be in (runtime-spec: "fit for purpose"; runc's words)."""
-        pids = dirs.pids(path)
-        if pids:
-            raise CtnrError(f"container's cgroup is not empty: {len(pids)} process(es) found in {path}")
-        if path in (self.paths.get("freezer"), self.paths.get("")) and self.frozen():
-            raise CtnrError(f"container's cgroup unexpectedly frozen: {path}")
-
     # --- joining
 
     def add(self, pid: int, sub: str = "") -> None:
@@ -234,6 +242,8 @@ class Cgroup:
 
     def pids(self) -> list[int]:
         """The processes in the cgroup and below, sorted. Raises SyscallError."""
+        if not self.paths:
+            return []
         path = self._main()
         try:
             return dirs.pids(path)

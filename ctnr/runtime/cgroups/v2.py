@@ -98,7 +98,8 @@ def controllers(
 
 def missing(field: str, controller: str, path: str) -> SyscallError:
     """The error for a controller that is not there (crun's words, which callers look for)."""
-    return SyscallError(f"{field}: the requested cgroup controller `{controller}` is not available: see", ENOENT, path)
+    step = f"{field}: the requested cgroup controller `{controller}` is not available: see"
+    return SyscallError(step, ENOENT, path, "no such controller, or it was not delegated")
 
 
 def _pass_on(
