@@ -90,11 +90,7 @@ class Cgroup:
         except BaseException as e:
             self.created = []
             self.paths = {}
-            for path in reversed(made):
-                try:
-                    dirs.rmdir(path)
-                except OSError:
-                    continue  # somebody else's cgroup is below by now, or it is gone: either way not ours to remove
+            dirs.unmake(made)
             if isinstance(e, OSError):
                 raise _setup_error(e) from e
             raise

@@ -166,6 +166,15 @@ def make(path: str, made: list[str]) -> bool:
     raise FileNotFoundError(ENOENT, "its parent keeps vanishing", path)
 
 
+def unmake(made: list[str]) -> None:
+    """Take back what make() made, as far as nobody has made something below it since."""
+    for path in reversed(made):
+        try:
+            rmdir(path)
+        except OSError:
+            continue  # it is in use by now, or gone: either way not ours any more
+
+
 def children(fd: int) -> list[str]:
     """The names of the cgroups directly below. A cgroup removed meanwhile has none."""
     try:
