@@ -41,9 +41,9 @@ enum { HIERARCHIES = 32 };
 struct hierarchy {
     char mount_point[256];
     char controllers[128]; // "" for cgroup2
-    char procs[768];       // cgroup.procs of the container's cgroup
+    char tasks[768];       // the tasks file of the container's cgroup (v1)
     char dir[512];
-    int procs_fd;
+    int tasks_fd;
 };
 
 static struct hierarchy tree[HIERARCHIES];
@@ -103,7 +103,7 @@ static void find_hierarchies(void)
         struct hierarchy *h = &tree[hierarchies++];
         snprintf(h->mount_point, sizeof h->mount_point, "%s", mount_point);
         snprintf(h->dir, sizeof h->dir, "%s/%s", mount_point, name);
-        snprintf(h->procs, sizeof h->procs, "%s/%s/cgroup.procs", mount_point, name);
+        snprintf(h->tasks, sizeof h->tasks, "%s/%s/tasks", mount_point, name);
         if (v1)
             for (char *save, *option = strtok_r(options, ",", &save); option; option = strtok_r(NULL, ",", &save))
                 if (strcmp(option, "rw") && strcmp(option, "ro") && strcmp(option, "xattr"))
@@ -226,9 +226,9 @@ static void make_cgroups(void)
                 close(program_fd);
             }
         } else {
-            h->procs_fd = open(h->procs, O_WRONLY | O_CLOEXEC);
-            if (h->procs_fd < 0)
-                die(h->procs);
+            h->tasks_fd = open(h->tasks, O_WRONLY | O_CLOEXEC);
+            if (h->tasks_fd < 0)
+                die(h->tasks);
         }
     }
 }
@@ -244,7 +244,7 @@ static void remove_cgroups(void)
             nanosleep(&pause, NULL);
         }
         if (*tree[i].controllers)
-            close(tree[i].procs_fd);
+            close(tree[i].tasks_fd);
     }
     if (v2_fd >= 0)
         close(v2_fd);
@@ -406,9 +406,10 @@ static void drop_privileges(void)
 
 static _Noreturn __attribute__((noinline)) void container(void)
 {
+    // a thread that moves itself by `tasks` needs no RCU grace period (Linux 5.18), a write to cgroup.procs does
     for (int i = 0; i < hierarchies; i++)
         if (*tree[i].controllers)
-            CHECK(tree[i].procs, write(tree[i].procs_fd, "0", 1));
+            CHECK(tree[i].tasks, write(tree[i].tasks_fd, "0", 1));
     // a cgroup namespace is rooted where its maker stands: only now
     if (namespaces & CLONE_NEWCGROUP)
         CHECK("unshare(CLONE_NEWCGROUP)", unshare(CLONE_NEWCGROUP));
