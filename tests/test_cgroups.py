@@ -407,7 +407,15 @@ def test_a_nest_deeper_than_any_path(fake_v2: Cgroupfs, monkeypatch: pytest.Monk
             os.close(procs)
     os.close(fd)
     assert cgroup.pids() == [7, *range(1000, 2200, 100)]
-    os.unlink(Path(cgroup.paths[""]) / "cgroup.procs")
+    # the same walk removes it (in the model a directory must be empty)
+    with dirs.Dir(cgroup.paths[""]) as top:
+        for parent, child_name in dirs.descendants(top.fd):
+            try:
+                os.unlink(child_name + "/cgroup.procs", dir_fd=parent)
+            except FileNotFoundError:
+                pass
+            os.rmdir(child_name, dir_fd=parent)
+        assert dirs.children(top.fd) == []
 
 
 def test_an_existing_empty_cgroup_is_used_and_stays(fake_v1: Cgroupfs) -> None:
