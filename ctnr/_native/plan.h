@@ -37,7 +37,7 @@ struct plan_step {
 enum plan_op {
     OP_NONE = 0,
     OP_OOM_SCORE, /* arg0: oom_score_adj + 1000 */
-    OP_NODUMP,    /* prctl(PR_SET_DUMPABLE, 0): joining namespaces with strangers in them (CVE-2016-9962) */
+    OP_NODUMP,    /* PR_SET_DUMPABLE 0, nothing of the host's stays open: strangers are near (CVE-2016-9962) */
     OP_CGROUP,    /* fd: a tasks or cgroup.procs file that this process writes itself into */
     OP_JOIN,      /* fd: namespace; arg0: CLONE_NEW*; flags JOIN_RETRY: EPERM is tried again after the user namespace */
     OP_UNSHARE,   /* arg0: CLONE_NEW* */
@@ -68,7 +68,7 @@ enum plan_op {
     OP_SYSCTL,     /* str0: path below /proc/sys; str1: value */
     OP_KEYRING,    /* str0: name of the session keyring to join or make */
     OP_CONSOLE,  /* fd: console socket or -1 (the parent gets the master); arg0: rows; arg1: columns; flags CONSOLE_* */
-    OP_HOOK,     /* str0: path; str1: argv; str2: env; arg0: timeout in ms, 0 none */
+    OP_HOOK,     /* str0: path; str1: argv; str2: env; str3: directory; arg0: timeout in ms, 0 none */
     OP_RLIMIT,   /* arg0: resource; arg1: soft; arg2: hard */
     OP_MKCWD,    /* str0: directory to make if missing */
     OP_USER,     /* arg0: uid; arg1: gid; arg2: number of groups; str0: u32 groups; flags USER_* */

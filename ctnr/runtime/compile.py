@@ -168,7 +168,7 @@ def compile_create(ctx: Context) -> Plan:
         plan.add(p.SYNC, "hooks", args=(p.PHASE_HOOKS,))
     elif hooks.get("createContainer"):
         plan.add(p.SYNC, "hooks.createContainer", args=(p.PHASE_HOOKS,))
-    _hooks(plan, config, "createContainer")
+    _hooks(plan, config, "createContainer", ctx.bundle)
     if ctx.mount_namespace:
         rootfs.protect(plan, ctx)
     rootfs.enter(plan, ctx)
@@ -293,13 +293,13 @@ def _console(plan: Plan, ctx: Context, process: Process, flags: int) -> None:
     plan.add(p.CONSOLE, "process.terminal", args=args, flags=flags, ref=ctx.console)
 
 
-def _hooks(plan: Plan, config: Config, kind: str) -> None:
+def _hooks(plan: Plan, config: Config, kind: str, directory: str | None = None) -> None:
     hooks: dict[str, list[Hook]] = config.get("hooks") or {}  # type: ignore[assignment]
     for i, hook in enumerate(hooks.get(kind) or ()):
         timeout = (hook.get("timeout") or 0) * 1000
         argv = p.strings(hook.get("args") or [hook["path"]])
         env = p.strings(hook.get("env") or [])
-        plan.add(p.HOOK, f"hooks.{kind}[{i}]", hook["path"], argv, env, args=(timeout,))
+        plan.add(p.HOOK, f"hooks.{kind}[{i}]", hook["path"], argv, env, directory, args=(timeout,))
 
 
 def capability_mask(names: list[str] | None) -> int:
@@ -314,6 +314,7 @@ def capability_mask(names: list[str] | None) -> int:
 
 def _become(plan: Plan, ctx: Context, process: Process, path: str, first: bool) -> None:
     """What the process is, up to the point where it waits for `start`; order matters, see each."""
+    plan.add(p.NODUMP, "")  # from here on its neighbours in a shared pid namespace (a pod's, the host's) are its equals
     if not ctx.no_new_keyring:
         plan.add(p.KEYRING, "", f"_ses.{ctx.id}")
     for i, limit in enumerate(process.get("rlimits") or ()):

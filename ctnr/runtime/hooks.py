@@ -28,14 +28,19 @@ def run(config: Config, kind: str, state: dict[str, Any]) -> None:
         timeout = hook.get("timeout")
         try:
             status, output = run_program(
-                hook["path"], hook.get("args") or [hook["path"]], hook.get("env") or [], document, timeout
+                hook["path"],
+                hook.get("args") or [hook["path"]],
+                hook.get("env") or [],
+                document,
+                timeout,
+                state.get("bundle") or "/",
             )
         except TimedOut:
             raise CtnrError(
                 f"error running {kind} hook #{i}: {where}: did not end within {timeout} s, killed"
             ) from None
-        except OSError as error:
-            raise CtnrError(f"error running {kind} hook #{i}: {where}: {(error.strerror or '').lower()}") from None
+        except CtnrError as error:
+            raise CtnrError(f"error running {kind} hook #{i}: {where}: {error}") from None
         if status:
             text = f", output: {output}" if output else ""
             raise CtnrError(f"error running {kind} hook #{i}: {where}: exit status {status}{text}")

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ctnr.spec.types import Process as ProcessSpec
 
 
+# what a process that does not say has from the container's first one, as in runc
+_INHERITED = ("capabilities", "rlimits", "oomScoreAdj")
+
+
 def exec_process(
     container: Container,
     process: ProcessSpec,
@@ -51,6 +55,10 @@ def exec_process(
     if console_socket and not terminal:
         raise CtnrError("cannot use console socket if runc will not detach or allocate tty")
     config = container.config
+    process = {**process}
+    for name in _INHERITED:
+        if not process.get(name) and (own := (config.get("process") or {}).get(name)):
+            process[name] = own  # type: ignore[literal-required]
     ctx = Context(config, container.id, container.bundle)
     ctx.listen = False
     ctx.init = init

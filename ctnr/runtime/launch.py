@@ -14,6 +14,7 @@ from ctnr import _native, files
 from ctnr.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CtnrError, SpecError, SyscallError
 from ctnr.runtime import plan as p
 from ctnr.runtime.plan import MESSAGE
+from ctnr.runtime.process import Process
 from ctnr.spec.tables import CLONE_NEWUSER, MOUNT_ATTR_IDMAP
 
 TYPE_CHECKING = False
@@ -237,6 +238,25 @@ def spawn(
         return Launch(plan, pid, pidfd, sync)
     finally:
         more.close()
+
+
+def program(
+    plan: Plan,
+    stdio: tuple[int, int, int],
+    passed: Iterable[int] = (),
+    phase: Callable[[Launch, int], bytes] | None = None,
+) -> Process:
+    """Start a plan that has nothing of a container and waits once, before its program; the running program."""
+    started = spawn(plan, Fds(), stdio, "helper", -1, passed, bool(plan.clone & CLONE_NEWUSER))
+    try:
+        started.until_ready(lambda number: phase(started, number) if phase else b"", lambda: None)
+        started.go()
+        started.until_executed()
+    except BaseException:
+        started.abort()
+        raise
+    started.release()
+    return Process(started.pid, started.pidfd)
 
 
 def _knob(path: str) -> str:

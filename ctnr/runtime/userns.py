@@ -43,21 +43,12 @@ def run(
     plan.add(p.LOOKUP, "", argv[0], "")
     plan.add(p.WAIT, "")
     plan.add(p.EXEC, "", p.strings(list(argv)), p.strings(["PATH=/usr/bin:/bin"]), p.numbers(passed))
-    started = launch.spawn(plan, launch.Fds(), stdio, "helper", -1, passed, True)
 
-    def phase(_: int) -> bytes:
+    def phase(started: launch.Launch, _: int) -> bytes:
         idmap.write_maps(started.pid, uids, gids)
         return b""
 
-    try:
-        started.until_ready(phase, lambda: None)
-        started.go()
-        started.until_executed()
-    except BaseException:
-        started.abort()
-        raise
-    started.release()
-    return Process(started.pid, started.pidfd)
+    return launch.program(plan, stdio, passed, phase)
 
 
 def namespace_fd(uids: list[IDMapping], gids: list[IDMapping]) -> int:

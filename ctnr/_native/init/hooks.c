@@ -49,7 +49,10 @@ int do_hook(struct init *in, const struct plan_step *s)
         for (int fd = 0; fd < 3; fd++)
             SYS(dup3, fd ? out : state, fd, 0);
         SYS(close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
-        int e = (int)SYS(execve, path, argv, env);
+        const char *cwd = plan_str(in, s, 3, NULL);
+        int e = cwd ? (int)SYS(chdir, cwd) : 0;
+        if (e == 0)
+            e = (int)SYS(execve, path, argv, env);
         SYS(write, err[1], &e, sizeof e);
         sys_exit(127);
     }
