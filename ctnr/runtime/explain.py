@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # {0}.. are args, {s0}.. strings, {flags0}-like names a reading of an arg
 WORDS = {
     p.OOM_SCORE: "set oom_score_adj",
-    p.NODUMP: "become undumpable: nobody in the namespaces to be joined may trace this process",
+    p.NODUMP: "become undumpable and let go of the host's files: nobody who shares a namespace may look into this process",
     p.CGROUP: "join {ref}",
     p.JOIN: "join namespace {ref}",
     p.UNSHARE: "enter a new {clone0} namespace",

@@ -6,6 +6,8 @@
 #include "../plan.h"
 #include "sys.h"
 
+#define STATE_MAX (1u << 20)
+
 struct init {
     const uint8_t *plan;
     const struct plan_header *head;

@@ -7,7 +7,6 @@
 #define MSG_NOSIGNAL_ 0x4000
 #define MSG_CMSG_CLOEXEC_ 0x40000000
 #define MSG_TRUNC_ 0x20
-#define STATE_MAX (1u << 20)
 
 int msg_send(struct init *in, uint32_t type, int err, const void *data, size_t len, int fd)
 {

@@ -56,9 +56,21 @@ int do_oom_score(struct init *in, const struct plan_step *s)
     return proc_write(in, "self/oom_score_adj", text, (size_t)(end - text));
 }
 
+static void forget(int *fd)
+{
+    sys_close(*fd);
+    *fd = -1;
+}
+
+/* Whoever shares our namespaces may not look into us, and there is nothing of the host's to find: no program may be named by
+ * way of /proc/self/fd/N, and no process that outlives a step (the reaper) keeps what it needs no more. */
 int do_nodump(struct init *in, const struct plan_step *s)
 {
-    (void)in, (void)s;
+    (void)s;
+    forget(&in->host_proc_fd);
+    forget(&in->mount_fd);
+    forget(&in->null_fd);
+    forget(&in->mask_fd);
     return (int)SYS(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
@@ -78,8 +90,10 @@ int do_join(struct init *in, const struct plan_step *s)
     long r = SYS(setns, s->fd, s->arg[0]);
     if (r == -EPERM && (s->flags & JOIN_RETRY))
         return 0; /* tried again once the user namespace is joined */
-    if (r == 0)
+    if (r == 0) {
         in->joined |= s->arg[0];
+        sys_close(s->fd); /* a second JOIN of it returns above */
+    }
     return (int)r;
 }
 
@@ -454,6 +468,8 @@ static void reset_mask(void)
     SYS(rt_sigprocmask, 2 /* SIG_SETMASK */, &none, 0, 8);
 }
 
+#define MAX_FDS 8192 /* --preserve-fds is limited to fewer (module.c) */
+
 /* Pid 1 of --init: forward every signal to the program, reap everything, end as the program does. */
 static void __attribute__((noreturn)) reap(int child)
 {
@@ -480,13 +496,20 @@ static void __attribute__((noreturn)) reap(int child)
 int do_reaper(struct init *in, const struct plan_step *s)
 {
     uint64_t all = ~0ull;
-    (void)in, (void)s;
+    (void)s;
     SYS(rt_sigprocmask, 0 /* SIG_BLOCK */, &all, 0, 8);
     long pid = SYS(clone, SIGCHLD_, 0, 0, 0, 0);
     if (pid < 0)
         return (int)pid;
     if (pid > 0) {
-        SYS(close_range, 3, ~0u, 0);
+        if (SYS(close_range, 3, ~0u, 0) < 0) /* a seccomp filter older than the call */
+            for (int fd = 3; fd < MAX_FDS; fd++)
+                sys_close(fd);
+        /* Now there is nothing of the host's in it, and programs may write to /proc/1/fd/1 as under any other pid 1. */
+        SYS(munmap, in->plan, in->head->size);
+        if (in->state)
+            SYS(munmap, in->state, STATE_MAX);
+        SYS(prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
         reap((int)pid);
     }
     /* Its own process group in the foreground of the terminal, if there is one: ^C must not reach pid 1. */
