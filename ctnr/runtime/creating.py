@@ -159,6 +159,7 @@ def create(
     ctx.setgroups = _setgroups(config)
     if rootless is None:
         rootless = is_rootless()
+    launch.check_preserved(preserve_fds)
     dir = state.new(root, id)
     data: dict[str, Any] = {
         "ociVersion": OCI_VERSION,

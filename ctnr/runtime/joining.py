@@ -54,6 +54,7 @@ def exec_process(
         raise CtnrError("cannot allocate tty if runc will detach without setting console socket")
     if console_socket and not terminal:
         raise CtnrError("cannot use console socket if runc will not detach or allocate tty")
+    launch.check_preserved(preserve_fds)
     config = container.config
     process = {**process}
     for name in _INHERITED:

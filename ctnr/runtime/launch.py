@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posix
 from errno import EACCES, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, errorcode
-from fcntl import F_DUPFD_CLOEXEC, fcntl
+from fcntl import F_DUPFD_CLOEXEC, F_GETFD, FD_CLOEXEC, fcntl
 
 from ctnr import _native, files
 from ctnr.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CtnrError, SpecError, SyscallError
@@ -52,6 +52,17 @@ class Fds:
         for fd in self.by_ref.values():
             posix.close(fd)
         self.by_ref.clear()
+
+
+def check_preserved(count: int) -> None:
+    """Whether 3, 4, ... `count` of them, are fds that this process was given: one of its own is the host's, not the container's."""
+    for fd in range(3, 3 + count):
+        try:
+            given = not fcntl(fd, F_GETFD) & FD_CLOEXEC  # every fd that Python or we open is close-on-exec (PEP 446)
+        except OSError:
+            given = False
+        if not given:
+            raise CtnrError(f"--preserve-fds: fd {fd} is not open and inheritable")
 
 
 def open_refs(plan: Plan, ctx: Context, fds: Fds) -> None:
@@ -220,13 +231,7 @@ def spawn(
     theirs = more.add("theirs", theirs)
     try:
         plan_fd = more.add("plan", _native.sealed_memfd("ctnr-plan", plan.encode(fds.by_ref)))
-        keep = [*fds.by_ref.values(), plan_fd, theirs]
-        for fd in passed:
-            try:
-                posix.fstat(fd)
-            except OSError:
-                raise CtnrError(f"--preserve-fds: fd {fd} is not open") from None
-            keep.append(fd)
+        keep = [*fds.by_ref.values(), plan_fd, theirs, *passed]
         argv = ("ctnr-init", str(plan_fd), str(theirs), id)
         try:
             pid, pidfd = _native.spawn(plan.clone, cgroup_fd, argv, *stdio, keep, user_namespace)
