@@ -506,6 +506,10 @@ BAD = {
     "global headers without end": archive(
         *(pax((b"k%d" % i, b"v" * (1 << 19)), kind=b"g") for i in range(3)), member(b"f")
     ),
+    "pax header of too many keys": archive(pax(*((b"%d" % i, b"v") for i in range(10_001))), member(b"f")),
+    "global headers of too many keys": archive(
+        *(pax(*((b"%d" % i, b"v") for i in range(n, n + 6_000)), kind=b"g") for n in (0, 6_000)), member(b"f")
+    ),
     "sparse without size": sparse(*V1),
     "sparse unknown version": sparse((b"GNU.sparse.major", b"2"), (b"GNU.sparse.realsize", b"1")),
     "sparse map missing": sparse(*V1, (b"GNU.sparse.realsize", b"1")),

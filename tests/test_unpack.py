@@ -112,6 +112,18 @@ def test_directories_that_may_not_be_written(place: Place, monkeypatch: pytest.M
     assert [(dest / n).read_text() for n in ("a/b/early", "a/b/c/f", "x/f", "a/b/late", "gone")] == list("12345")
 
 
+def test_too_many_directories_that_may_not_be_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    data = archive(*(directory(b"d%d" % i, mode=0o555) for i in range(3)))
+    monkeypatch.setattr(dirs, "_LATE_MODES_MAX", 2)
+    assert "d2: too many directories" in place.refuses(data)
+    monkeypatch.setattr(dirs, "_LATE_MODES_MAX", 3)
+    monkeypatch.setattr(dirs, "_LATE_BYTES_MAX", 5)
+    assert "d2: too many directories" in place.refuses(data)
+    monkeypatch.setattr(dirs, "_LATE_BYTES_MAX", 6)
+    place.unpack(data)
+
+
 def test_times_to_the_nanosecond(place: Place) -> None:
     stamp = pax((b"mtime", b"1700000000.123456789"), (b"atime", b"1600000000.5"))
     names = [b"f", b"d/", b"s", b"p"]

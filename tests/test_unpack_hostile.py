@@ -134,7 +134,7 @@ HOSTILE: dict[str, Case] = {
     "a zip": (b"PK\3\4" + bytes(2000), "", "no tar archive"),
     "garbage after the end": (archive(member(b"f")) + b"garbage", "", "garbage after the end"),
     "two archives": (archive(member(b"f")) * 2, "", "garbage after the end"),
-    "damaged gzip": (b"\x1f\x8b\x08" + b"x" * 600, "", "damaged gzip data"),
+    "damaged gzip": (b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 600, "", "damaged gzip data"),
     "truncated gzip": (b"\x1f\x8b\x08", "", "truncated gzip data"),
     "unknown kind": refused("f", "not supported", member(b"f", kind=b"Q")),
     "sparse map past the end": refused(
@@ -153,7 +153,7 @@ def test_hostile_archive_is_refused(place: Place, resolver: str, name: str) -> N
         pytest.skip("this filesystem has no limit a file could exceed")
     outside = str(place.outside).encode()
     message = place.refuses(_with_outside(data, outside))
-    assert message.startswith(entry.removesuffix("")[:150]), message
+    assert message.startswith(entry[:150]), message
     assert why in message
     assert message.count("\n") == 0
 

@@ -21,7 +21,7 @@ from tarmaker import (
 )
 from unpackplace import IN_ROOT, Place
 
-from ctnr.image import dirs
+from ctnr.image import dirs, whiteouts
 
 # --- as from inside the root
 
@@ -141,8 +141,12 @@ LAYERS: dict[str, tuple[tuple[bytes, ...], set[str], set[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("recent", [1, 1 << 16])
 @pytest.mark.parametrize("name", LAYERS)
-def test_whiteouts_in_any_order(place: Place, resolver: str, name: str) -> None:
+def test_whiteouts_in_any_order(
+    place: Place, resolver: str, monkeypatch: pytest.MonkeyPatch, name: str, recent: int
+) -> None:
+    monkeypatch.setattr(whiteouts, "_RECENT_MAX", recent)
     members, removed, added = LAYERS[name]
     named = {m[:100].rstrip(b"\0").decode() for m in members if b"upper" in m[BLOCK:]}
     upper = {n.replace("link/", "etc/") for n in named}

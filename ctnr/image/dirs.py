@@ -15,19 +15,24 @@ from ctnr.image.paths import clean, open_dir
 
 _OPEN_MAX = 48
 _NAMES_MAX = 4 * _OPEN_MAX
-_LATE_MODES_MAX = 100_000
+_LATE_MODES_MAX = 64_000
+_LATE_BYTES_MAX = 8 << 20
 
 
 class Dir:
-    """An open directory. `key` tells inodes apart; `times` (atime, mtime in ns) are what it will have when closed."""
+    """An open directory. `key` tells inodes apart; `times` (atime, mtime in ns) are what it will have when closed.
 
-    __slots__ = ("fd", "key", "names", "times")
+    `owned` is for whiteouts.py: whether the layer being unpacked made it; None: not looked up yet.
+    """
+
+    __slots__ = ("fd", "key", "names", "owned", "times")
 
     def __init__(self, fd: int, key: int, times: tuple[int, int]) -> None:
         self.fd = fd
         self.key = key
         self.times = times
         self.names: list[bytes] = []
+        self.owned: bool | None = None
 
 
 def key_of(st: os.stat_result) -> int:
@@ -47,6 +52,7 @@ class Dirs:
         # who has no CAP_DAC_OVERRIDE gets u+rwx on a directory until all is unpacked
         self._override = os.geteuid() == 0
         self._late_modes: dict[int, tuple[bytes, int]] = {}
+        self._late_bytes = 0
         fd = os.dup(root_fd)
         st = os.fstat(fd)
         self.root = Dir(fd, key_of(st), (st.st_atime_ns, st.st_mtime_ns))
@@ -91,8 +97,11 @@ class Dirs:
         self._late_modes.pop(dir.key, None)
         if not self._override and mode & 0o700 != 0o700:
             self._late_modes[dir.key] = (path, mode)
-            if len(self._late_modes) > _LATE_MODES_MAX:
-                raise ArchiveError(f"more than {_LATE_MODES_MAX} directories its owner may not write")
+            self._late_bytes += len(path)
+            if len(self._late_modes) > _LATE_MODES_MAX or self._late_bytes > _LATE_BYTES_MAX:
+                raise ArchiveError(
+                    "too many directories their owner may not write (unpack as root, or in a user namespace)"
+                )
             mode |= 0o700
         os.fchmod(dir.fd, mode)
 

@@ -7,8 +7,10 @@ from array import array
 from collections.abc import Iterable
 from functools import lru_cache
 
+# 16 MiB of map
 SEGMENTS_MAX = 1 << 20
 DIGITS_MAX = 20
+KEYS_MAX = 10_000
 XATTR = b"SCHILY.xattr."
 _LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
 
@@ -104,6 +106,8 @@ def pax_records(data: bytes) -> dict[bytes, bytes]:
             records.setdefault(XATTR + name, value)
         else:
             records[key] = value
+        if len(records) > KEYS_MAX:
+            raise FieldError(f"an extended header of more than {KEYS_MAX} keys")
         pos = end
     if sparse:
         records[b"GNU.sparse.map"] = b",".join(sparse)
@@ -129,12 +133,11 @@ def numbers_of(texts: Iterable[bytes]) -> array[int]:
     return array("q", map(decimal_of, texts))
 
 
-def segments_of(numbers: array[int], size: int, archived: int) -> array[int]:
-    """A checked sparse map: in order, inside the file, as long as the data in the archive. Empty segments are left out."""
+def checked_segments(numbers: array[int], size: int, archived: int) -> array[int]:
+    """A sparse map: in order, inside the file, as long as the data in the archive. Empty segments are taken out."""
     if size < 0 or len(numbers) % 2 or len(numbers) > 2 * SEGMENTS_MAX:
         raise FieldError("bad map of a sparse file")
-    segments = array("q")
-    end = total = 0
+    end = total = kept = 0
     for i in range(0, len(numbers), 2):
         offset, length = numbers[i], numbers[i + 1]
         if not length:
@@ -143,8 +146,10 @@ def segments_of(numbers: array[int], size: int, archived: int) -> array[int]:
             raise FieldError("bad map of a sparse file")
         end = offset + length
         total += length
-        segments.append(offset)
-        segments.append(length)
+        numbers[kept] = offset
+        numbers[kept + 1] = length
+        kept += 2
     if total != archived:
         raise FieldError(f"a sparse file with {archived} bytes of data whose map says {total}")
-    return segments
+    del numbers[kept:]
+    return numbers

@@ -15,17 +15,18 @@ from collections.abc import Callable
 from ctnr.image.compression import ArchiveError
 from ctnr.image.fields import (
     DIGITS_MAX,
+    KEYS_MAX,
     SEGMENTS_MAX,
     XATTR,
     FieldError,
     adler_of,
+    checked_segments,
     decimal_of,
     name_of,
     number_of,
     numbers_of,
     owner_of,
     pax_records,
-    segments_of,
     time_of,
     xattr_name,
 )
@@ -292,8 +293,9 @@ class Reader:
 
     def _add_globals(self, records: dict[bytes, bytes]) -> None:
         self._globals.update(records)
-        if sum(len(key) + len(value) for key, value in self._globals.items()) > META_MAX:
-            raise FieldError(f"global extended headers of more than {META_MAX} bytes")
+        size = sum(len(key) + len(value) for key, value in self._globals.items())
+        if size > META_MAX or len(self._globals) > KEYS_MAX:
+            raise FieldError(f"global extended headers of more than {META_MAX} bytes, or {KEYS_MAX} keys")
 
     def _apply(self, entry: Entry, records: dict[bytes, bytes]) -> None:
         """What the extended headers say. An empty value is as none (POSIX pax): what the header says stands."""
@@ -336,7 +338,10 @@ class Reader:
     def _sparse_pax(self, entry: Entry, records: dict[bytes, bytes]) -> None:
         if name := records.get(b"GNU.sparse.name"):
             entry.name = self.name = name_of(name)
-        entry.size = decimal_of(records.get(b"GNU.sparse.realsize") or records.get(b"GNU.sparse.size") or b"none")
+        size = records.get(b"GNU.sparse.realsize") or records.get(b"GNU.sparse.size")
+        if not size:
+            raise FieldError("a sparse file without its size")
+        entry.size = decimal_of(size)
         version = records.get(b"GNU.sparse.major", b"0") + b"." + records.get(b"GNU.sparse.minor", b"0")
         if version == b"1.0":
             numbers = self._sparse_map_in_data()
@@ -345,7 +350,7 @@ class Reader:
             numbers = numbers_of(sparse_map.split(b",") if sparse_map else ())
         else:
             raise FieldError("a sparse file of an unknown format")
-        entry.sparse = segments_of(numbers, entry.size, self._left)
+        entry.sparse = checked_segments(numbers, entry.size, self._left)
 
     def _sparse_map_in_data(self) -> array[int]:
         """Format 1.0: decimal numbers, a line each, their count first, padded to whole blocks, before the data."""
@@ -387,7 +392,7 @@ class Reader:
                 raise FieldError(f"a sparse file of more than {SEGMENTS_MAX} segments")
             block = self._take(BLOCK)
             start, slots, more = 0, 21, block[504]
-        entry.sparse = segments_of(numbers, entry.size, self._left)
+        entry.sparse = checked_segments(numbers, entry.size, self._left)
 
 
 def _signed_sum(block: bytes, checksum: bytes) -> int:

@@ -146,7 +146,7 @@ class _Unpacker:
             fd = os.open(base, _FILE_FLAGS, 0o600, dir_fd=dir.fd)
         try:
             if self._layer is not None:
-                self._layer.made(dir.key, base)
+                self._layer.made(dir, base)
             if entry.sparse is None:
                 left = entry.size
                 while left:
@@ -192,10 +192,8 @@ class _Unpacker:
         new = self._dirs.add(path, fd)
         if self._layer is not None:
             if made:
-                self._layer.made(dir.key, base)
-                self._layer.made_dir(new.key)
-            else:
-                self._layer.uses(new)
+                self._layer.made_dir(dir.key, base, new.key)
+            self._layer.uses(new)
         self._dress_dir(entry, new, path, made)
 
     def _dress_dir(self, entry: tar.Entry, dir: Dir, path: bytes, made: bool = False) -> None:
@@ -244,7 +242,7 @@ class _Unpacker:
             self._remove(dir, base)
             os.link(target, base, src_dir_fd=target_dir.fd, dst_dir_fd=dir.fd, follow_symlinks=False)
         if self._layer is not None:
-            self._layer.made(dir.key, base)
+            self._layer.made(dir, base)
 
     def _node(self, entry: tar.Entry, dir: Dir, base: bytes) -> None:
         if entry.kind == tar.FIFO:
@@ -295,8 +293,7 @@ class _Unpacker:
                 os.fchown(fd, *self._owner(_ROOT_OWNER))
             os.fchmod(fd, 0o755)
             if self._layer is not None:
-                self._layer.made(key_of(st), name)
-                self._layer.made_dir(key_of(os.fstat(fd)))
+                self._layer.made_dir(key_of(st), name, key_of(os.fstat(fd)))
         finally:
             os.close(fd)
         os.utime(b".", ns=(st.st_atime_ns, st.st_mtime_ns), dir_fd=parent_fd)
@@ -322,7 +319,7 @@ class _Unpacker:
     def _dress_by_name(self, entry: tar.Entry, dir: Dir, base: bytes, mode: int = -1) -> None:
         """Owner, mode and times of what was just made and cannot be opened (symlinks), or had better not be (devices)."""
         if self._layer is not None:
-            self._layer.made(dir.key, base)
+            self._layer.made(dir, base)
         if self._policy.owner != "none":
             uid, gid = self._owner((entry.uid, entry.gid))
             try:

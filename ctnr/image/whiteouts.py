@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import stat
+from array import array
+from bisect import bisect_left
 
 from ctnr import files
 from ctnr.image.compression import ArchiveError
@@ -20,7 +22,34 @@ PREFIX = b".wh."
 _OPAQUE = b".wh..wh..opq"
 # other files of aufs, which say nothing about the tree
 _META_PREFIX = b".wh..wh."
-_NOTES_MAX = 400_000
+_RECENT_MAX = 1 << 16
+
+# what a note is about: a directory this layer made; one of a lower layer that it made something in, or below; an entry
+_OWN, _SHARED = 0, 1
+
+
+class _Notes:
+    """A set of hashes that takes 8 bytes for each of most of them: a layer may have millions of entries."""
+
+    def __init__(self) -> None:
+        self._recent: set[int] = set()
+        self._runs: list[array[int]] = []
+
+    def add(self, note: tuple[object, ...]) -> None:
+        self._recent.add(hash(note))
+        if len(self._recent) >= _RECENT_MAX:
+            self._runs.append(array("q", sorted(self._recent)))
+            self._recent = set()
+
+    def __contains__(self, note: tuple[object, ...]) -> bool:
+        wanted = hash(note)
+        if wanted in self._recent:
+            return True
+        for run in self._runs:
+            at = bisect_left(run, wanted)
+            if at < len(run) and run[at] == wanted:
+                return True
+        return False
 
 
 class Layer:
@@ -28,52 +57,51 @@ class Layer:
 
     def __init__(self, dirs: Dirs) -> None:
         self._dirs = dirs
-        # keys of directories: this layer's own; and those of lower layers in which or below which it made something
-        self._own_dirs: set[int] = set()
-        self._shared_dirs = {dirs.root.key}
-        # hashes of (directory, name): what this layer made in shared directories
-        self._own: set[int] = set()
+        self._notes = _Notes()
+        self._notes.add((_SHARED, dirs.root.key))
 
     def uses(self, dir: Dir) -> None:
         """The layer mentions the directory, or something in it."""
-        if dir.key in self._own_dirs or dir.key in self._shared_dirs:
+        if dir.owned is not None:
             return
-        self._shared_dirs.add(dir.key)
+        dir.owned = (_OWN, dir.key) in self._notes
+        if dir.owned or (_SHARED, dir.key) in self._notes:
+            return
+        self._notes.add((_SHARED, dir.key))
         fd = os.dup(dir.fd)
         try:
             while True:
                 parent_fd = os.open(b"..", os.O_PATH | os.O_CLOEXEC, dir_fd=fd)
                 os.close(fd)
                 fd = parent_fd
-                key = key_of(os.fstat(fd))
-                if key in self._shared_dirs:
+                note = (_SHARED, key_of(os.fstat(fd)))
+                if note in self._notes:
                     break
-                self._shared_dirs.add(key)
+                self._notes.add(note)
         finally:
             os.close(fd)
-        self._check_room()
 
-    def made(self, parent_key: int, name: bytes) -> None:
-        """The layer made the entry `name`."""
-        if parent_key not in self._own_dirs:
-            self._own.add(hash((parent_key, name)))
-            self._check_room()
+    def made(self, dir: Dir, name: bytes) -> None:
+        """The layer made the entry `name` in a directory it uses()."""
+        if not dir.owned:
+            self._notes.add((dir.key, name))
 
-    def made_dir(self, key: int) -> None:
-        """It is a directory."""
-        self._own_dirs.add(key)
-        self._check_room()
+    def made_dir(self, parent_key: int, name: bytes, key: int) -> None:
+        """The layer made the directory `name`."""
+        if (_OWN, parent_key) not in self._notes:
+            self._notes.add((parent_key, name))
+        self._notes.add((_OWN, key))
 
     def whiteout(self, dir: Dir, name: bytes) -> None:
         """Carry out the whiteout file `name`."""
         if name == _OPAQUE:
-            if dir.key not in self._own_dirs:
+            if not dir.owned:
                 self._clear(dir.fd)
         elif not name.startswith(_META_PREFIX):
             hidden = name[len(PREFIX) :]
             if hidden in (b"", b".", b".."):
                 raise ArchiveError("a whiteout of no name")
-            if dir.key not in self._own_dirs and self._remove(dir.fd, dir.key, hidden):
+            if not dir.owned and self._remove(dir.fd, dir.key, hidden):
                 self._clear(dir.fd, hidden)
 
     def _clear(self, top_fd: int, path: bytes = b".") -> None:
@@ -95,18 +123,14 @@ class Layer:
 
     def _remove(self, dir_fd: int, dir_key: int, name: bytes) -> bool:
         """Remove an entry of a lower layer; True if it is a directory of both, to be cleared."""
-        if hash((dir_key, name)) in self._own:
+        if (dir_key, name) in self._notes:
             return False
         try:
             st = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        if stat.S_ISDIR(st.st_mode) and key_of(st) in self._shared_dirs:
+        if stat.S_ISDIR(st.st_mode) and (_SHARED, key_of(st)) in self._notes:
             return True
         files.remove_tree_at(dir_fd, os.fsdecode(name))
         self._dirs.forget_names()
         return False
-
-    def _check_room(self) -> None:
-        if len(self._own) + len(self._own_dirs) + len(self._shared_dirs) > _NOTES_MAX:
-            raise ArchiveError(f"a layer with more than {_NOTES_MAX} entries beside those of lower layers")
