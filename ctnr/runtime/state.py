@@ -50,14 +50,29 @@ def default_root() -> str:
 
 
 def make_root(root: str) -> None:
-    """Make the state root. One that others can write to is refused: they could plant containers in it."""
+    """Make the state root, if it is not there. CtnrError for one that is not to be trusted, see check_root()."""
     try:
         files.makedirs(root, 0o700)
-        st = posix.stat(root)
     except OSError as error:
         raise SyscallError("--root: make", error.errno or 0, root) from None
-    if st.st_uid not in (posix.geteuid(), 0) or st.st_mode & 0o022:
+    check_root(root)
+
+
+def check_root(root: str) -> bool:
+    """Whether the state root is there. CtnrError for one that others can write to or have put there (in /tmp): a container
+    planted in it would have its hooks run, and what it says it owns removed."""
+    ours = (posix.geteuid(), 0)
+    try:
+        st = posix.lstat(root)
+        if st.st_mode & 0o170000 == 0o120000 and st.st_uid in ours:
+            st = posix.stat(root)
+    except OSError as error:
+        if error.errno == ENOENT:
+            return False
+        raise SyscallError("--root: look at", error.errno or 0, root) from None
+    if st.st_uid not in ours or st.st_mode & 0o022:
         raise CtnrError(f"--root: {root} is writable by others or not yours: use another directory, or chmod go-w it")
+    return True
 
 
 def boot_id() -> str:
@@ -190,13 +205,12 @@ def _exists(name: str, dir_fd: int) -> bool:
 def new(root: str, id: str) -> StateDir:
     """Make the directory of a new container. StateError if the id is taken."""
     check_id(id)
+    if not check_root(root):
+        make_root(root)
     path = files.join(root, id)
     try:
         posix.mkdir(path, 0o700)
     except OSError as error:
-        if error.errno == ENOENT:
-            make_root(root)
-            return new(root, id)
         if error.errno == EEXIST:
             raise StateError(f"container with given ID already exists: {id}", id) from None
         raise SyscallError("--root: make", error.errno or 0, path) from None
@@ -206,6 +220,7 @@ def new(root: str, id: str) -> StateDir:
 def open(root: str, id: str) -> StateDir:
     """The directory of an existing container. StateError if there is none."""
     check_id(id)
+    check_root(root)
     path = files.join(root, id)
     try:
         return StateDir(path, files.open_dir(path))
@@ -217,6 +232,8 @@ def open(root: str, id: str) -> StateDir:
 
 def ids(root: str) -> list[str]:
     """The ids of all containers under a root, sorted; none if the root is not there."""
+    if not check_root(root):
+        return []
     try:
         names = posix.listdir(root)
     except OSError as error:
