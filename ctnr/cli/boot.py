@@ -12,7 +12,7 @@ import sys
 
 from ctnr import log
 from ctnr.cli.args import CHOICE, FLAG, VALUE, Command, Parsed, UsageError, expect, parse, usage
-from ctnr.cli.output import SIGHUP, SIGINT, SIGTERM, complain, describe, die_of, out
+from ctnr.cli.output import SIGCHLD, SIGHUP, SIGINT, SIGTERM, complain, describe, die_of, out
 from ctnr.errors import EXIT_ENGINE, EXIT_FAILURE, CtnrError
 from ctnr.files import abspath, basename, getenv
 
@@ -88,6 +88,8 @@ class Globals:
 def script(argv: list[str]) -> NoReturn:
     """The whole of the process; `argv` begins with the program's name, "ctnr" or "ctnr-oci". Never returns."""
     _open_standard_fds()
+    # ignored by our caller, the kernel would throw the exit codes of containers away
+    _signal.signal(SIGCHLD, _signal.SIG_DFL)
     for number in (SIGHUP, SIGTERM):
         # as ^C does: what is half made is undone on the way out
         if _signal.getsignal(number) == _signal.SIG_DFL:

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-SIGHUP, SIGINT, SIGPIPE, SIGTERM = 1, 2, 13, 15
+SIGHUP, SIGINT, SIGPIPE, SIGTERM, SIGCHLD = 1, 2, 13, 15, 17
 
 
 def out(text: str) -> None:

@@ -7,7 +7,7 @@ HOT. The protocol is in `_native/plan.h`.
 from __future__ import annotations
 
 import posix
-from errno import EACCES, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, errorcode
+from errno import EACCES, ECHILD, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, ESRCH, errorcode
 from fcntl import F_DUPFD_CLOEXEC, F_GETFD, FD_CLOEXEC, fcntl
 
 from ctnr import _native, files
@@ -149,7 +149,7 @@ class Launch:
                 old = self.pidfd
                 self.pid = err
                 self.pidfd = _native.pidfd_open(err)
-                _native.waitid(old, _WEXITED)
+                _reap(old)
                 posix.close(old)
                 moved()
             elif type == p.MSG_CONSOLE and fds:
@@ -173,8 +173,12 @@ class Launch:
     def abort(self) -> None:
         """Kill and reap the init; whatever state it is in."""
         self.release()
-        _native.pidfd_send_signal(self.pidfd, 9)
-        _native.waitid(self.pidfd, _WEXITED)
+        try:
+            _native.pidfd_send_signal(self.pidfd, 9)
+        except OSError as error:
+            if error.errno != ESRCH:
+                raise
+        _reap(self.pidfd)
         posix.close(self.pidfd)
         self.pidfd = -1
         if self.console_fd is not None:
@@ -186,6 +190,15 @@ class Launch:
 
     def _failed(self, step: int, err: int, code: int, detail: bytes) -> CtnrError:
         return failure(self.plan, step, err, code, detail)
+
+
+def _reap(pidfd: int) -> None:
+    """Wait for the end of a child. Where SIGCHLD is ignored the kernel says ECHILD once it has ended."""
+    try:
+        _native.waitid(pidfd, _WEXITED)
+    except OSError as error:
+        if error.errno != ECHILD:
+            raise
 
 
 def send_go(fd: int, state: bytes = b"") -> None:
