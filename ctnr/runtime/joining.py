@@ -58,7 +58,7 @@ def exec_process(
     config = container.config
     process = {**process}
     for name in _INHERITED:
-        if not process.get(name) and (own := (config.get("process") or {}).get(name)):
+        if name not in process and (own := (config.get("process") or {}).get(name)):
             process[name] = own  # type: ignore[literal-required]
     ctx = Context(config, container.id, container.bundle)
     ctx.listen = False
