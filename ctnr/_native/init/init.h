@@ -47,7 +47,7 @@ int msg_wait_go(struct init *in);
 void fail(struct init *in, int err) __attribute__((noreturn));
 int fail_at(struct init *in, int err, const char *detail); /* returns err */
 
-/* mounts.c, process.c, hooks.c, copyup.c: one function a step */
+/* mounts.c, process.c, program.c, hooks.c, copyup.c: one function a step */
 typedef int step_fn(struct init *in, const struct plan_step *s);
 step_fn do_propagation, do_host_mount, do_host_mkdir, do_host_hide, do_rootfs, do_fsmount, do_tree, do_attach,
     do_setattr, do_remount, do_mknod, do_symlink, do_mask, do_readonly, do_pivot;
