@@ -116,6 +116,7 @@ class StateDir:
             name + ".tmp", posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, mode, dir_fd=self.fd
         )
         try:
+            posix.fchmod(fd, mode)  # whatever the umask: the container's users read some of these
             files.write_fd(fd, data)
         finally:
             posix.close(fd)
