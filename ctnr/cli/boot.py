@@ -7,6 +7,7 @@ HOT: imported by every verb; each verb's own module only when it is called.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` without its enums
+import gc
 import posix
 import sys
 
