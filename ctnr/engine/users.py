@@ -6,7 +6,7 @@ from __future__ import annotations
 import posix
 
 from ctnr import _native, files
-from ctnr.errors import CtnrError
+from ctnr.errors import CtnrError, SyscallError
 
 _RESOLVE_IN_ROOT, _RESOLVE_NO_MAGICLINKS = 0x10, 0x02
 _LIMIT = 8 << 20
@@ -17,22 +17,28 @@ def read_in_root(root: str, path: str) -> bytes:
     """A regular file of the container, b"" if there is none; symlinks are followed within the root only."""
     root_fd = files.open_dir(root)
     try:
-        flags = posix.O_RDONLY | posix.O_NONBLOCK | posix.O_NOCTTY
-        fd = _native.openat2(root_fd, path, flags, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+        found = _native.openat2(root_fd, path, posix.O_PATH, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     except OSError:
         return b""
     finally:
         posix.close(root_fd)
     try:
-        if posix.fstat(fd).st_mode & 0o170000 != 0o100000:
-            return b""
+        if posix.fstat(found).st_mode & 0o170000 != 0o100000:
+            return b""  # not opened: a device might not like it
+        fd = posix.open(f"/proc/self/fd/{found}", posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
+    finally:
+        posix.close(found)
+    try:
         return files.read_fd(fd, _LIMIT)
+    except OSError as error:
+        raise SyscallError("--user: read the container's", error.errno or 0, f"/{path}") from None
     finally:
         posix.close(fd)
 
 
 def _rows(data: bytes, fields: int) -> list[list[str]]:
-    rows = (line.split(":") for line in data.decode("utf-8", "replace").splitlines())
+    # by newlines only: what else splitlines() knows (U+2028 ...) users can have in their own full names
+    rows = (line.split(":") for line in data.decode("utf-8", "replace").split("\n"))
     return [row for row in rows if len(row) >= fields]
 
 
@@ -69,6 +75,8 @@ def find(root: str, text: str) -> tuple[int, int, list[int]]:
                 raise CtnrError(
                     f"--user: unable to find group {group}: no matching entries in the container's group file"
                 )
+    elif gid is None:
+        raise CtnrError(f"--user: the container's passwd file has no group id for {user}")
     elif row:
         more = [number for r in groups if row[0] in r[3].split(",") and (number := parse_id(r[2])) is not None]
-    return uid, gid or 0, more
+    return uid, gid, more
