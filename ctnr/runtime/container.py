@@ -237,6 +237,12 @@ class Container:
     def start(self) -> None:
         """Run the program (runtime.md#start). Raises StateError unless the container is created, CtnrError if it fails."""
         self._dir.lock()
+        try:
+            self._start()
+        finally:
+            self._dir.unlock()
+
+    def _start(self) -> None:
         status = self.status()
         if status != "created":
             raise StateError(
@@ -317,8 +323,23 @@ class Container:
                 raise CtnrError(f"container {self.id} is still alive {_KILL_TIMEOUT:.0f} s after SIGKILL")
 
     def delete(self, force: bool = False) -> None:
-        """Remove all that create made (runtime.md#delete). StateError if it is not stopped, unless `force` kills it."""
-        self._dir.lock()
+        """Remove all that create made (runtime.md#delete). StateError if it is not stopped, unless `force` kills it.
+
+        With `force` it may have been removed by somebody else already.
+        """
+        try:
+            self._dir.lock()
+        except StateError:
+            if not force:
+                raise
+            self.close()
+            return
+        try:
+            self._delete(force)
+        finally:
+            self._dir.unlock()
+
+    def _delete(self, force: bool) -> None:
         status = self.status()
         if status == "creating" and not force:
             raise StateError(f"cannot delete container {self.id} that is not stopped: {status}", self.id, status)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import posix
 from errno import ECONNREFUSED, EEXIST, ENOENT, ESRCH
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 
 from ctnr import _native, files, jsonio
 from ctnr.errors import CtnrError, StateError, SyscallError
@@ -110,6 +110,11 @@ class StateDir:
         flock(self.fd, LOCK_EX)
         if posix.fstat(self.fd).st_nlink == 0:
             raise StateError("container does not exist")
+
+    def unlock(self) -> None:
+        """Let the others; no longer is the lock of a container held that runs in the foreground."""
+        if self.fd >= 0:
+            flock(self.fd, LOCK_UN)
 
     def write(self, name: str, data: bytes, mode: int = 0o600) -> None:
         fd = posix.open(
