@@ -342,9 +342,9 @@ def test_programs(what: str, runtime: Runtime, bundle: MakeBundle) -> None:
     program, words = PROGRAMS[what]
     box = program_bundle(bundle, program)
     done = runtime.run(box)
-    assert done.code == 1, str(done)
     assert words in done.err, str(done)
-    if runtime.name == "ctnr":
+    if runtime.name == "ctnr":  # runc's init says some of it too late for its 1
+        assert done.code == 1, str(done)
         assert program in done.error_line
     assert runtime.ids() == []
 

@@ -355,6 +355,35 @@ def test_a_bundle_by_runc_spec_runs_unchanged(kind: str, runtimes_of: MakeRuntim
     assert runtime.ids() == []
 
 
+@pytest.mark.parametrize("flags", ["-Ur", "-Urm"])
+def test_inside_a_user_namespace(
+    flags: str, rootless_user: User, runtimes_of: MakeRuntime, bundle_of: MakeBundle
+) -> None:
+    """podman and buildah call the runtime as root of their own user namespace, with and without a mount namespace."""
+    box = bundle_of(rootless_user, "/probe")
+    for ids in ("uidMappings", "gidMappings"):
+        box.linux[ids] = [{"containerID": 0, "hostID": 0, "size": 1}]
+    runtime = runtimes_of(rootless_user)
+    [unshare] = machine.need("unshare")
+    argv = [unshare, flags, *runtime.argv("run", "--bundle", str(box.save().path), new_id())]
+    seen = parse_probe(runtimes.call(argv, rootless_user).ok().out)
+    assert seen["uids"] == [0, 0, 0]
+    assert seen["ns"]["user"] != os.readlink("/proc/self/ns/user")
+    assert runtime.ids() == []
+
+
+def test_root_of_a_user_namespace_keeps_state_with_the_user(rootless_user: User, runtimes_of: MakeRuntime) -> None:
+    """Uid 0 in there may not write to /run: the default root is the one in XDG_RUNTIME_DIR, as runc's and crun's is."""
+    runtime = runtimes_of(rootless_user)
+    [unshare] = machine.need("unshare")
+    done = runtimes.call([unshare, "-Ur", str(runtime.path), "list", "--quiet"], rootless_user).ok()
+    assert done.out == ""
+    done = runtimes.call([unshare, "-Ur", str(runtime.path), "state", new_id()], rootless_user)
+    assert "does not exist" in done.err, str(done)
+    box = Path(rootless_user.env()["XDG_RUNTIME_DIR"])
+    assert not (box / runtime.name).exists() or not any((box / runtime.name).iterdir())
+
+
 # ---------------------------------------------------------------- many
 
 
