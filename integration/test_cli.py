@@ -225,6 +225,23 @@ def test_run_sends_signals_on(runtime: Runtime, bundle: MakeBundle) -> None:
     assert runtime.ids() == []
 
 
+def test_run_that_somebody_else_deletes(runtime: Runtime, bundle: MakeBundle) -> None:
+    ours(runtime)
+    made = bundle("/bin/sh", "-c", "echo ready; exec /probe --wait").save()
+    id = new_id()
+    process = runtime.popen("run", "--bundle", str(made.path), id, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    assert process.stderr
+    assert read_line(process) == "ready"
+    runtime("delete", "--force", id).ok()
+    assert process.wait(20) == 137
+    assert process.stderr.read() == b""
+    for stream in (process.stdout, process.stderr):
+        stream.close()
+    finished(process)
+    assert runtime.ids() == []
+
+
 def test_run_keep(runtime: Runtime, bundle: MakeBundle) -> None:
     if "keep" not in runtime("run", "--help").out:
         pytest.skip("this peer has no --keep")
