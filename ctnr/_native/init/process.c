@@ -223,6 +223,18 @@ int do_mkcwd(struct init *in, const struct plan_step *s)
     return 0;
 }
 
+static int is_pipe(const struct sys_stat *st)
+{
+    uint32_t kind = st->mode & S_IFMT;
+    return kind == S_IFIFO || kind == S_IFSOCK;
+}
+
+static int is_terminal(int fd, const struct sys_stat *st)
+{
+    struct termios t;
+    return (st->mode & S_IFMT) == S_IFCHR && SYS(ioctl, fd, TCGETS, &t) == 0;
+}
+
 int do_user(struct init *in, const struct plan_step *s)
 {
     long r = 0;
@@ -230,11 +242,10 @@ int do_user(struct init *in, const struct plan_step *s)
         r = SYS(setgroups, s->arg[2], plan_str(in, s, 0, NULL));
     if (r < 0)
         return fail_at(in, (int)r, "setgroups");
-    /* So that a program that is not root may open /dev/stdout; regular files keep their owner. */
+    /* So that a program that is not root may open /dev/stdout. What has a place in a file system keeps its owner. */
     for (int fd = 0; fd < 3; fd++) {
         struct sys_stat st;
-        if (sys_stat(fd, "", AT_EMPTY_PATH, &st) == 0 && st.uid != s->arg[0] && (st.mode & S_IFMT) != S_IFREG &&
-            !((st.mode & S_IFMT) == S_IFCHR && st.major == 1))
+        if (sys_stat(fd, "", AT_EMPTY_PATH, &st) == 0 && st.uid != s->arg[0] && (is_pipe(&st) || is_terminal(fd, &st)))
             SYS(fchown, fd, s->arg[0], -1); /* best effort: it may not be ours to give */
     }
     r = SYS(prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0);

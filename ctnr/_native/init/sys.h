@@ -8,6 +8,7 @@
 #define CTNR_INIT_SYS_H
 
 #include <asm/ioctls.h>
+#include <asm/termbits.h>
 #include <asm/termios.h>
 #include <asm/unistd.h>
 #include <linux/capability.h>
@@ -88,6 +89,8 @@ long sys6(long n, long a, long b, long c, long d, long e, long f);
 #define S_IFBLK 0060000
 #define S_IFDIR 0040000
 #define S_IFCHR 0020000
+#define S_IFIFO 0010000
+#define S_IFSOCK 0140000
 #endif
 
 struct sys_stat {
