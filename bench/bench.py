@@ -11,207 +11,23 @@ import argparse
 import ctypes
 import json
 import os
-import platform
 import random
-import shlex
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent
-PREFIX = f"ctbench{os.getpid()}"
+sys.path.insert(0, str(HERE))  # python3 -I leaves the script's directory out
+
+from host import children, enter_view, facts, pss, reap  # noqa: E402
+from report import TEXT, goals, table  # noqa: E402
+from rows import PREFIX, Command, Failed, Row, Worker, fail, quietly  # noqa: E402
+
 SLEEP = ["/bin/sleep", "100000"]
-
-
-class Failed(Exception):
-    """A row could not be measured: the bench ends with this one line."""
-
-
-def fail(text: str) -> NoReturn:
-    raise Failed(text)
-
-
-# ---------------------------------------------------------------- rows
-
-
-class Row:
-    """Something that is measured once per round."""
-
-    def __init__(self, name: str, what: str) -> None:
-        self.name = name
-        self.what = what
-        self.samples: list[int] = []
-
-    def open(self) -> None:
-        """Before the first round."""
-
-    def measure(self) -> int:
-        """One sample, in nanoseconds."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """After the last round."""
-
-
-class Worker(Row):
-    """A long-lived process that does the thing once per line and says how many nanoseconds it took."""
-
-    def __init__(self, name: str, what: str, argv: list[str]) -> None:
-        super().__init__(name, what)
-        self.argv = argv
-        self.process: subprocess.Popen[str] | None = None
-
-    def open(self) -> None:
-        self.process = subprocess.Popen(self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
-
-    def measure(self) -> int:
-        assert self.process and self.process.stdin and self.process.stdout
-        try:
-            self.process.stdin.write("go\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line.strip():
-            fail(f"{self.name}: the worker ended ({shlex.join(self.argv)})")
-        return int(line)
-
-    def close(self) -> None:
-        if self.process and self.process.stdin and self.process.stdout:
-            self.process.stdin.close()
-            self.process.stdout.close()
-            self.process.wait()
-
-
-class Command(Row):
-    """A command from posix_spawn to its end. `before` and `after` run outside the measured time."""
-
-    def __init__(
-        self,
-        name: str,
-        what: str,
-        argv: Callable[[str], list[str]],
-        before: Callable[[str], None] | None = None,
-        after: Callable[[str], None] | None = None,
-    ) -> None:
-        super().__init__(name, what)
-        self.argv = argv
-        self.before = before
-        self.after = after
-        self.count = 0
-
-    def measure(self) -> int:
-        self.count += 1
-        id = f"{PREFIX}-{self.name.replace(' ', '-').replace('/', '-')}-{self.count}"
-        if self.before:
-            self.before(id)
-        took = timed(self.argv(id), self.name)
-        if self.after:
-            self.after(id)
-        return took
-
-
-_null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-_log = os.memfd_create("stderr")
-ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/root",
-    "LANG": "C.UTF-8",
-}
-
-
-def timed(argv: list[str], name: str) -> int:
-    """Nanoseconds of one run; anything but exit 0 ends the bench with the command's own words."""
-    os.ftruncate(_log, 0)
-    os.lseek(_log, 0, os.SEEK_SET)
-    actions = [(os.POSIX_SPAWN_DUP2, _null, 0), (os.POSIX_SPAWN_DUP2, _null, 1), (os.POSIX_SPAWN_DUP2, _log, 2)]
-    begin = time.perf_counter_ns()
-    pid = os.posix_spawn(argv[0], argv, ENVIRONMENT, file_actions=actions)
-    _, status = os.waitpid(pid, 0)
-    took = time.perf_counter_ns() - begin
-    if status != 0:
-        said = os.pread(_log, 4096, 0).decode("utf-8", "replace").strip()
-        fail(f"{name}: {shlex.join(argv)}: exit {os.waitstatus_to_exitcode(status)}: {said}")
-    return took
-
-
-def quietly(*argv: str) -> None:
-    timed(list(argv), argv[0])
-
-
-# ---------------------------------------------------------------- the machine
-
-
-def cgroup_mode() -> str:
-    text = Path("/proc/self/mountinfo").read_text()
-    v1, v2 = " - cgroup " in text, " - cgroup2 " in text
-    return "hybrid" if v1 and v2 else "v1" if v1 else "v2" if v2 else "none"
-
-
-def enter_view(view: str) -> None:
-    """Re-execute in a private mount namespace where the hybrid host looks like pure v1 or v2: crun refuses hybrid."""
-    mode = cgroup_mode()
-    if view == "auto":
-        view = "v1" if mode == "hybrid" else mode
-    if view in (mode, "host") or os.environ.get("CTNR_BENCH_VIEW"):
-        return
-    if mode != "hybrid":
-        fail(f"--view {view}: this host's cgroups are {mode}")
-    points = {}
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, right = line.split(" - ", 1)
-        kind, _, options = right.split(" ", 2)
-        if kind in ("cgroup", "cgroup2"):
-            points["unified" if kind == "cgroup2" else options] = left.split(" ")[4]
-    # whoever started us may sit in a memory cgroup of its own; runc wants one path in all hierarchies
-    script = [
-        f"echo $$ >{shlex.quote(p)}/cgroup.procs" for options, p in points.items() if "memory" in options.split(",")
-    ]
-    top = shlex.quote(os.path.commonpath(list(points.values())))
-    script += [f"umount {points['unified']}"] if view == "v1" else [f"umount -R {top}", f"mount -t cgroup2 none {top}"]
-    os.environ["CTNR_BENCH_VIEW"] = view
-    shell = "set -e; " + "; ".join(script) + '; exec "$@"'
-    os.execvp(
-        "unshare", ["unshare", "-m", "--propagation", "private", "sh", "-c", shell, "sh", sys.executable, *sys.argv]
-    )
-
-
-def version(path: str, *flags: str) -> str:
-    said = subprocess.run([path, *(flags or ("--version",))], capture_output=True, text=True, check=False)
-    lines = (said.stdout or said.stderr).splitlines()
-    return lines[0].strip() if lines else "unknown"
-
-
-def facts(options: argparse.Namespace) -> list[str]:
-    """What a reader needs to compare: no host names, no paths."""
-    release = platform.release().split("-")[0].split("+")[0]
-    memory = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
-    gibibytes = round(int(memory.split()[1]) / 1024 / 1024)
-    system = next(
-        (
-            line.split("=", 1)[1].strip('"')
-            for line in Path("/etc/os-release").read_text().splitlines()
-            if line.startswith("PRETTY_NAME=")
-        ),
-        "?",
-    )
-    lines = [
-        f"Linux {release}, {os.cpu_count()} CPUs, {gibibytes} GiB, {system}",
-        f"cgroups as the bench saw them: {cgroup_mode()}",
-        f"Python {version(options.python)[7:]}, {version(options.ctnr)}",
-    ]
-    for name in ("crun", "runc", "bwrap"):
-        path = getattr(options, name)
-        if path:
-            lines.append(version(path))
-    return lines
 
 
 def make_rootfs(root: Path, busybox: str) -> None:
@@ -238,9 +54,6 @@ def make_bundle(path: Path, rootfs: Path, args: list[str], options: argparse.Nam
     path.mkdir()
     (path / "config.json").write_text(json.dumps(config, indent=1))
     return config
-
-
-# ---------------------------------------------------------------- what is measured
 
 
 class Plan:
@@ -380,120 +193,6 @@ class Plan:
 
 def is_row(rows: list[Row], pid: int) -> bool:
     return any(isinstance(row, Worker) and row.process is not None and row.process.pid == pid for row in rows)
-
-
-def reap(pid: int) -> None:
-    """Wait for an orphan that came to us, the subreaper."""
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        while os.path.exists(f"/proc/{pid}"):
-            time.sleep(0.001)
-
-
-def children() -> set[int]:
-    """Everything below us."""
-    parents: dict[int, int] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                text = Path(f"/proc/{entry}/stat").read_text()
-            except OSError:
-                continue
-            fields = text[text.rindex(")") + 2 :].split()
-            if fields[0] != "Z":
-                parents[int(entry)] = int(fields[1])
-    below: set[int] = set()
-    inside = {os.getpid()}
-    while inside:
-        inside = {pid for pid, parent in parents.items() if parent in inside} - below
-        below |= inside
-    return below
-
-
-def pss(pid: int) -> float:
-    """Proportional set size in KiB."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return float(line.split()[1])
-    raise Failed(f"/proc/{pid}/smaps_rollup has no Pss line")
-
-
-# ---------------------------------------------------------------- the answer
-
-
-def median(row: Row) -> float:
-    return statistics.median(row.samples) / 1e6
-
-
-def tenth(row: Row) -> float:
-    return sorted(row.samples)[len(row.samples) // 10] / 1e6
-
-
-def table(rows: list[Row]) -> list[str]:
-    by_name = {row.name: row for row in rows}
-    against = [name for name in ("floor", "crun run", "runc run") if name in by_name]
-    lines = [
-        "| row | what | median ms | p10 ms |" + "".join(f" / {n.split()[0]} |" for n in against),
-        "|---|---|---:|---:|" + "---:|" * len(against),
-    ]
-    for row in rows:
-        ratios = "".join(f" {median(row) / median(by_name[n]):.2f} |" for n in against)
-        lines.append(f"| {row.name} | {row.what} | {median(row):.2f} | {tenth(row):.2f} |{ratios}")
-    return lines
-
-
-def goals(rows: list[Row], memory: dict[str, float], big: str) -> list[str]:
-    """The project's aims, each with what this run got."""
-    by_name = {row.name: median(row) for row in rows}
-    lines = ["| aim | wanted | got | |", "|---|---|---:|---|"]
-
-    def ratio(a: str, b: str, limit: float) -> None:
-        if a in by_name and b in by_name:
-            got = by_name[a] / by_name[b]
-            lines.append(f"| {a} / {b} | <= {limit} | {got:.2f} | {'met' if got <= limit else '**not met**'} |")
-
-    ratio("ctnr in-process", "crun run", 0.5)
-    ratio("ctnr in-process", "floor", 1.6)
-    ratio("ctnr-oci run", "runc run", 0.6)
-    ratio("ctnr-oci run", "crun run", 2.0)
-    ratio(big, "ctnr in-process", 1.15)
-    for verb in ("state", "kill", "delete"):
-        name = f"ctnr-oci {verb}"
-        if name in by_name and "python3 -IS" in by_name:
-            got = by_name[name] - by_name["python3 -IS"]
-            lines.append(f"| {name} - python3 -IS | <= 5 ms | {got:.2f} ms | {'met' if got <= 5 else '**not met**'} |")
-    if memory:
-        got = memory["beside"]
-        verdict = "met" if got < 1024 else "**not met**"
-        lines.append(f"| PSS of ours beside a sleeping detached container | < 1024 KiB | {got:.0f} KiB | {verdict} |")
-    return lines
-
-
-TEXT = """# Benchmarks
-
-Written by `{command}`; run it on your own machine (as root).
-
-{facts}
-
-Every round runs each row once, in random order, so all rows see the same noise ({rounds} rounds after {warm} to warm up).
-The container is the one `runc spec` describes, without its terminal: {namespaces} namespaces, {mounts} mounts, devices,
-masked and read-only paths, three capabilities, no_new_privs, a cgroup; the program is busybox' `true`. All runtimes get the same
-`config.json` and the same view of the cgroup tree.
-
-{table}
-
-- *floor* (`bench/floor.c`) makes the syscalls such a start consists of and nothing else: no JSON, no plan, no state on disk,
-  one exec.
-- *in-process* rows are timed inside a Python process that has the library loaded, from the call to the return; commands
-  from `posix_spawn` to their end.
-- *ctnr run DIR true* is the friendly command: docker's defaults (a seccomp profile, more capabilities, a writable root).
-- *python3 -IS* starts the interpreter and ends it with `_exit`: what any command in Python pays before its first line.
-
-## Aims
-
-{goals}
-{memory}"""
 
 
 def main() -> None:
