@@ -14,12 +14,12 @@ from ctnr.image.compression import ArchiveError, Stream
 from ctnr.image.fields import printable
 from ctnr.image.paths import DIR_FLAGS
 from ctnr.image.policy import Report, UnpackPolicy
-from ctnr.image.unpack import unpack
+from ctnr.image.unpack import NAME_MAX, unpack
 
 
 def is_archive(path: str) -> bool:
     """Whether the file `path` begins like a tar archive, compressed or not. Its name does not matter. Raises OSError."""
-    fd = _open(path)
+    fd = open_archive(path)
     try:
         with Stream(fd, threaded=False) as stream:
             data = b""
@@ -39,7 +39,7 @@ def unpack_archive(path: str, dest: str, policy: UnpackPolicy | None = None) -> 
     """
     fd = -1
     try:
-        fd = _open(path)
+        fd = open_archive(path)
         os.mkdir(dest, 0o700)
     except OSError as e:
         if fd >= 0:
@@ -51,7 +51,7 @@ def unpack_archive(path: str, dest: str, policy: UnpackPolicy | None = None) -> 
         try:
             # unless the archive has an entry for its root
             os.fchmod(dest_fd, 0o755)
-            return unpack(fd, dest_fd, policy, name=_text(path))
+            return unpack(fd, dest_fd, policy, name=path)
         finally:
             os.close(dest_fd)
     except BaseException as error:
@@ -70,8 +70,11 @@ def clear(dir_fd: int) -> None:
         files.remove_tree_at(dir_fd, name)
 
 
-def _open(path: str) -> int:
-    """The file opened for reading, if it may be an archive; a FIFO without a writer would block, a device do worse."""
+def open_archive(path: str) -> int:
+    """The file opened for reading, if it may be an archive; a FIFO without a writer would block, a device do worse.
+
+    Raises OSError: EISDIR, EINVAL for other things that are no file, and what open(2) says.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
@@ -82,4 +85,4 @@ def _open(path: str) -> int:
 
 
 def _text(path: str) -> str:
-    return printable(os.fsencode(path))
+    return printable(os.fsencode(path), NAME_MAX)

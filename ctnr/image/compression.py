@@ -10,10 +10,25 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol
 
 from ctnr.errors import CtnrError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import BinaryIO, Protocol
+
+    class _Decoder(Protocol):
+        """What bz2, lzma and zstd decompressors have in common; one of them decodes one member."""
+
+        @property
+        def eof(self) -> bool: ...
+        @property
+        def needs_input(self) -> bool: ...
+        @property
+        def unused_data(self) -> bytes: ...
+        def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
 
 CHUNK = 1 << 18
 # Decoded chunks that may wait for the consumer. 4 are enough to even out small files and large ones
@@ -34,18 +49,6 @@ _MAGIC = {
 
 class ArchiveError(CtnrError):
     """An archive is damaged, hostile or over a limit. `str()` is the reason alone: who knows the names adds them."""
-
-
-class _Decoder(Protocol):
-    """What bz2, lzma and zstd decompressors have in common; one of them decodes one member."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
 class _Gzip:

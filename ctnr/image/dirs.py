@@ -8,10 +8,13 @@ closed, so memory is bounded by the number of open directories, whatever the arc
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from ctnr.image.compression import ArchiveError
 from ctnr.image.paths import clean, open_dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _OPEN_MAX = 48
 _NAMES_MAX = 4 * _OPEN_MAX

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
 from functools import lru_cache
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # 16 MiB of map
 SEGMENTS_MAX = 1 << 20
@@ -19,11 +22,11 @@ class FieldError(Exception):
     """What is wrong with a field."""
 
 
-def printable(name: bytes) -> str:
-    """A hostile name as text for a message: one line, no control characters, no longer than 200 characters."""
-    text = name[:1000].decode("utf-8", "backslashreplace")
+def printable(name: bytes, limit: int = 200) -> str:
+    """A hostile name as text for a message: one line, no control characters, no longer than `limit` characters."""
+    text = name[: 5 * limit].decode("utf-8", "backslashreplace")
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= 200 else text[:197] + "..."
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def name_of(value: bytes) -> bytes:

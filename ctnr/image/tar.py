@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 import zlib
 from array import array
-from collections.abc import Callable
 
 from ctnr.image.compression import ArchiveError
 from ctnr.image.fields import (
@@ -30,6 +29,10 @@ from ctnr.image.fields import (
     time_of,
     xattr_name,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BLOCK = 512
 # name, mode uid gid, size, mtime, checksum, type, linkname, magic+version, major minor, prefix

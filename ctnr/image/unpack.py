@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import BinaryIO
 
 from ctnr import files
 from ctnr.errors import CtnrError
@@ -23,9 +22,14 @@ from ctnr.image.paths import DIR_FLAGS, clean
 from ctnr.image.policy import ID_MAX, Report, UnpackPolicy, map_id
 from ctnr.image.whiteouts import PREFIX, Layer
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_DIR_FLAGS = DIR_FLAGS | os.O_NOFOLLOW
 _CHUNK = 1 << 20
+NAME_MAX = 4096
 _CAPABILITY = b"security.capability"
 _NOT_A_NAME = (b"", b".", b"..")
 _ROOT_OWNER = (0, 0)
@@ -57,7 +61,7 @@ def unpack(
         why = _REASONS.get(e.errno or 0) or os.strerror(e.errno or errno.EIO).lower()
     if reader is not None and (entry := reader.name):
         why = f"{printable(entry)}: {why}"
-    raise CtnrError(f"{name}: {why}")
+    raise CtnrError(f"{printable(os.fsencode(name), NAME_MAX)}: {why}")
 
 
 _REASONS = {

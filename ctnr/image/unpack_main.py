@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
 
 from ctnr.errors import CtnrError
 from ctnr.image.archive import clear
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> None:
     status = 1
     answer: dict[str, object]
     try:
-        answer = asdict(_run(argv))
+        answer = _run(argv).fields()
         status = 0
     except CtnrError as e:
         answer = {"error": str(e)}
