@@ -499,6 +499,30 @@ def test_ctnr_exec_speaks_dockers_language(ctnr: Callable[..., Result], sleeper:
     assert ctnr("exec", "no-such-container", "true").code == 125
 
 
+def test_ctnr_exec_knows_the_containers_users(
+    ctnr_bin: Path, runtimes_of: MakeRuntime, bundle_of: MakeBundle, root: User
+) -> None:
+    runtime = runtimes_of(root)
+    ours(runtime)
+    id = runtime.start_detached(bundle_of(root, "/probe", "--wait"))
+
+    def exec_as(user: str) -> Result:
+        return runtimes.call([str(ctnr_bin), "--root", str(runtime.state_root), "exec", "-u", user, id, "/probe"], root)
+
+    def seen(user: str) -> tuple[int, int, list[int]]:
+        probe = parse_probe(exec_as(user).ok().out)
+        return probe["uids"][0], probe["gids"][0], probe["groups"]
+
+    # of the root filesystem's own passwd and group
+    assert seen("alice") == (1000, 1000, [10])
+    assert seen("alice:daemon") == (1000, 1, [])
+    assert seen("1000") == (1000, 1000, [10])
+    assert seen("77:78") == (77, 78, [])
+    done = exec_as("bob")
+    assert done.code == 125
+    assert "unable to find user bob" in done.error_line
+
+
 def test_nothing_but_one_line_is_said(ctnr: Callable[..., Result], runtime: Runtime, sleeper: str) -> None:
     for args in (
         ["nope"],

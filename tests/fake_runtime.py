@@ -87,6 +87,7 @@ def make_modules(fake: Fake) -> list[types.ModuleType]:
     class Container:
         def __init__(self, id: str) -> None:
             self.id = id
+            self.pid = 4711
             self.config = fake.config
             self.extra = fake.states.get(id, {})
             self.console_fd: int | None = None

@@ -133,7 +133,7 @@ def _process(g: Globals, parsed: Parsed, container: Container) -> dict[str, Any]
     if "no-new-privs" in parsed.options:
         process["noNewPrivileges"] = parsed.flag("no-new-privs")
     _environment(g, parsed, process)
-    _user(parsed, process)
+    _user(g, parsed, process, container)
     _capabilities(parsed, process)
     return process
 
@@ -163,13 +163,18 @@ def _environment(g: Globals, parsed: Parsed, process: dict[str, Any]) -> None:
         process["env"] = values.merge_environment(process.get("env") or [], changes)
 
 
-def _user(parsed: Parsed, process: dict[str, Any]) -> None:
+def _user(g: Globals, parsed: Parsed, process: dict[str, Any], container: Container) -> None:
     text = parsed.value("user")
     gids = [whole_number(gid, "an additional group's id", values.TOP_ID) for gid in parsed.values("additional-gids")]
     if text is None and not gids:
         return
     user = process["user"] = {**(process.get("user") or {"uid": 0, "gid": 0})}
-    if text is not None:
+    if text and not g.oci:
+        from ctnr.engine import users
+
+        # by fd and within its root: what the container has put there is only read
+        user["uid"], user["gid"], user["additionalGids"] = users.find(f"/proc/{container.pid}/root", text)
+    elif text is not None:
         uid, gid = values.user_ids(text)
         user["uid"] = uid
         if gid is not None:
@@ -224,6 +229,7 @@ ENGINE: dict[str, tuple[Command, Handler]] = {
             "run one more command in a running container",
             (
                 (FLAG, "interactive", "i", "", "let it read stdin"),
+                (VALUE, "user", "u", "USER[:GROUP]", "who it runs as: ids, or names of the container"),
                 (LIST, "env-file", "", "FILE", "set the variables of FILE, one NAME=VALUE in a line"),
                 (FLAG, "privileged", "", "", "give it every capability"),
                 (VALUE, "workdir", "w", "DIR", "its working directory"),
