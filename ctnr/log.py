@@ -18,14 +18,16 @@ _STDERR = 2
 _fd = _STDERR
 _json = False
 _level = LEVELS["info"]
+_program = ""
 
 
-def configure(path: str | None, format: str = "text", level: str = "info") -> None:
+def configure(path: str | None, format: str = "text", level: str = "info", program: str = "") -> None:
     """Log to the file `path` (appended to, made 0644 if new), or to stderr if None; drop what is below `level`.
 
+    With `program`, who reads stderr is a person: "PROGRAM: level: message" instead of text lines there.
     Raises OSError if the file cannot be opened, ValueError for another format or level.
     """
-    global _fd, _json, _level
+    global _fd, _json, _level, _program
     if format not in ("text", "json"):
         raise ValueError(f"unknown log format {format!r}: text or json")
     if level == "warn":
@@ -38,7 +40,7 @@ def configure(path: str | None, format: str = "text", level: str = "info") -> No
         fd = posix.open(path, flags, 0o644)
     if _fd != _STDERR:
         posix.close(_fd)
-    _fd, _json, _level = fd, format == "json", LEVELS[level]
+    _fd, _json, _level, _program = fd, format == "json", LEVELS[level], program
 
 
 def to_stderr() -> bool:
@@ -75,6 +77,8 @@ def _write(level: str, msg: str) -> None:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if _json:
         line = f'{{"msg":{encode_basestring_ascii(msg)},"level":"{level}","time":"{stamp}"}}\n'
+    elif _program and _fd == _STDERR:
+        line = f"{_program}: {level}: {escape(msg)}\n"
     else:
         quoted = escape(msg.replace("\\", "\\\\").replace('"', '\\"'))
         line = f'time="{stamp}" level={level} msg="{quoted}"\n'

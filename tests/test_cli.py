@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from fake_runtime import Fake, fake  # noqa: F401  # the fixture
 
+from ctnr import log
 from ctnr.errors import CtnrError, SpecError, StateError, SyscallError
 
 # runs a command line, gives exit code, stdout, stderr
@@ -550,6 +551,19 @@ def test_an_error_is_in_the_log_as_well(run: Run, fake: Fake, tmp_path: Path, pr
     log.unlink()
     assert run(f"{program} --log file:{log} start c") == (1, "", said)
     assert log.read_text().endswith(' level=error msg="no"\n')
+
+
+def test_warnings(run: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # noqa: F811
+    from ctnr.cli import oci
+
+    monkeypatch.setattr(oci.Container, "start", lambda self: log.warning("odd\n"))
+    fake.add("c")
+    assert run("ctnr start c") == (0, "", "ctnr: warning: odd\\n\n")
+    assert run("ctnr --log-level error start c") == (0, "", "")
+    stderr = run("ctnr-oci start c")[2]
+    assert (stderr.startswith('time="'), stderr.endswith(' level=warning msg="odd\\n"\n')) == (True, True)
+    assert run(f"ctnr --log {tmp_path}/log start c") == (0, "", "")
+    assert (tmp_path / "log").read_text().endswith(' level=warning msg="odd\\n"\n')
 
 
 def test_a_log_that_cannot_be_opened(run: Run, fake: Fake) -> None:  # noqa: F811

@@ -71,7 +71,7 @@ class Globals:
                 raise UsageError(f"--log {scheme}: is not supported by this version of ctnr")
             target = rest if colon and scheme == "file" else target
         level = "debug" if self.debug else options.value("log-level") or "info"
-        log.configure(target, options.value("log-format") or "text", level)
+        log.configure(target, options.value("log-format") or "text", level, "" if self.oci else self.program)
         root = options.value("root")
         if root is not None:
             self.root = abspath(root)
