@@ -159,6 +159,7 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600) -> None:
 def makedirs(path: str, mode: int = 0o755) -> None:
     """Make the directory `path` and those above it, all of `mode` less the umask. It may be there already."""
     missing: list[str] = []
+    above = False  # what is above has been seen to exist: /proc says "no such file" to mkdir
     path = path.rstrip("/") or path[:1]
     while True:
         try:
@@ -168,7 +169,7 @@ def makedirs(path: str, mode: int = 0o755) -> None:
                 raise
         except FileNotFoundError:
             parent = dirname(path)
-            if not parent or parent == path:
+            if not parent or parent == path or above:
                 raise
             missing.append(path)
             path = parent
@@ -176,6 +177,7 @@ def makedirs(path: str, mode: int = 0o755) -> None:
         if not missing:
             return
         path = missing.pop()
+        above = True
 
 
 def _is_dir(path: str) -> bool:

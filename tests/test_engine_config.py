@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ctnr.engine import config as configs
-from ctnr.engine import run, sources
+from ctnr.engine import overlay, run, sources
 from ctnr.engine.options import Options
 from ctnr.engine.sources import Source
 from ctnr.errors import CtnrError
@@ -296,7 +296,7 @@ def test_a_root_of_parts(make: Make) -> None:
     # --read-only is for all of the root, but not for what is mounted over it
     assert mount(config, "/etc")["options"] == ["remount", "ro"]
     assert [m["type"] for m in config["mounts"] if m["destination"] == "/usr"] == ["tmpfs"]
-    steps = sources.root_steps(source, STATE, True)
+    steps = overlay.root_steps(source, STATE, True)
     overlays = [step.strings[-1] for step in steps if "overlay" in step.strings]
     assert overlays == [
         f"lowerdir={lower},upperdir={STATE}/layer/upper{i},workdir={STATE}/layer/work{i},userxattr"
@@ -307,7 +307,7 @@ def test_a_root_of_parts(make: Make) -> None:
 def test_overlay_options_cannot_be_broken_out_of(tmp_path: Path) -> None:
     source = Source("", "/")
     source.lower = [("", "/a,upperdir=/etc:b\\c")]
-    data = sources.root_steps(source, STATE, False)[-1].strings[-1]
+    data = overlay.root_steps(source, STATE, False)[-1].strings[-1]
     assert str(data).startswith("lowerdir=/a\\,upperdir=/etc\\:b\\\\c,upperdir=/state/")
 
 

@@ -112,6 +112,8 @@ class _Streams:
         self._out: dict[int, list[bytes]] = {}
         self._data = b""
         self.fds = [0, 1, 2]
+        if isinstance(stdin, str):
+            raise CtnrError("stdin: text is for str.encode() to make bytes of")
         for number, stream in ((1, stdout), (2, stderr)):
             if isinstance(stream, int) and stream < PIPE:
                 raise CtnrError(f"{'stdout' if number == 1 else 'stderr'}: {stream} is no file descriptor")

@@ -169,10 +169,8 @@ def parse_size(text: int | str, option: str) -> int:
     word = str(text).strip().lower()
     number = word.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = word[len(number) :]
-    for tail in ("ib", "b"):
-        if len(unit) > 1 and unit.endswith(tail):
-            unit = unit[: -len(tail)]
-            break
+    if unit[1:] in ("ib", "b") and unit[0] != "b":
+        unit = unit[0]
     value = -1
     if _is_number(number) and unit in _UNITS:
         whole, _, fraction = number.partition(".")

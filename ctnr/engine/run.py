@@ -7,7 +7,7 @@ import posix
 
 from ctnr import files
 from ctnr.engine import config as configs
-from ctnr.engine import sources
+from ctnr.engine import overlay, sources
 from ctnr.engine.options import Options
 from ctnr.errors import CtnrError
 from ctnr.runtime import creating, state
@@ -17,7 +17,8 @@ from ctnr.runtime.creating import Made
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ctnr.runtime.plan import Plan
+    from ctnr.engine.sources import Source
+    from ctnr.runtime.plan import Plan, Step
     from ctnr.spec.types import Config
 
 
@@ -41,6 +42,8 @@ def _prepare(source: str, options: Options, id: str, root: str, store: str) -> t
     directory = files.join(root, id)
     found = sources.resolve(source, store, id)
     made = Made()
+    if found.owned:
+        made.state["owned"] = found.owned
     try:
         config = configs.build(options, found, id, directory)
         configs.make_volumes(options)
@@ -48,18 +51,19 @@ def _prepare(source: str, options: Options, id: str, root: str, store: str) -> t
         if found.lower:
             made.directories = [sources.LAYER]
             made.rootfs = found.root(directory)
-            made.root_steps = sources.root_steps(found, directory, posix.geteuid() != 0)
-        made.state = {"source": source, "autoremove": options.rm if options.rm is not None else options.name is None}
+            made.root_steps = _root_steps(found, directory, config)
+        made.state["source"] = source
+        made.state["autoremove"] = options.rm if options.rm is not None else options.name is None
         made.held = True
-        if found.owned:
-            made.state["owned"] = found.owned
     except BaseException:
-        if found.owned:
-            from ctnr.runtime.userns import remove_tree
-
-            remove_tree(found.owned)
+        _disown(made)
         raise
     return config, made
+
+
+def _root_steps(source: Source, directory: str, config: Config) -> list[Step]:
+    targets = [mount["destination"] for mount in config["mounts"]]
+    return overlay.root_steps(source, directory, posix.geteuid() != 0, targets)
 
 
 def create(
@@ -86,14 +90,15 @@ def create(
     state.check_id(id)
     if not id[0].isalnum():
         raise CtnrError(f"--name: {id!r}: a name begins with a letter or a digit")
-    sweep(root)
+    store = store_dir(store)
+    sweep(root, store)
     if options.name and id in state.ids(root):
         raise CtnrError(
             f"--name: {id} is taken by another container: remove it (ctnr delete {id}) or choose another name"
         )
-    config, made = _prepare(source, options, id, root, store_dir(store))
+    config, made = _prepare(source, options, id, root, store)
     try:
-        return creating.create(
+        container = creating.create(
             id,
             files.join(root, id),
             root=root,
@@ -107,12 +112,48 @@ def create(
             init=options.init,
             made=made,
         )
-    except BaseException:
-        if "owned" in made.state:
-            from ctnr.runtime.userns import remove_tree
-
-            remove_tree(made.state["owned"])
+    except BaseException as error:
+        _disown(made)
+        if isinstance(error, CtnrError):
+            error.args = (_in_options(str(error)),)
         raise
+    _own(made)
+    return container
+
+
+# what a user asked for, for what the runtime names as the culprit
+_OPTION_OF = (
+    ("linux.resources.memory", "--memory"),
+    ("linux.resources.cpu", "--cpus"),
+    ("linux.resources.pids", "--pids-limit"),
+    ("process.rlimits", "--ulimit"),
+    ("linux.devices", "--device"),
+    ("process.cwd", "--workdir"),
+)
+
+
+def _in_options(message: str) -> str:
+    field, colon, rest = message.partition(": ")
+    for name, option in _OPTION_OF:
+        if colon and field.startswith(name) and field[len(name) : len(name) + 1] in ("", ".", "["):
+            return f"{option}: {rest}"
+    return message
+
+
+def _own(made: Made) -> None:
+    """The container is written down, and what was unpacked for it with it."""
+    if "owned" in made.state:
+        from ctnr.engine import unpacking
+
+        unpacking.done(made.state["owned"])
+
+
+def _disown(made: Made) -> None:
+    """Remove what was unpacked for a container that is not to be."""
+    if "owned" in made.state:
+        from ctnr.engine import unpacking
+
+        unpacking.remove(made.state["owned"])
 
 
 def explain(source: str, options: Options | None = None, *, root: str | None = None, store: str | None = None) -> Plan:
@@ -124,12 +165,12 @@ def explain(source: str, options: Options | None = None, *, root: str | None = N
     made = Made()
     config = configs.build(options, found, id, directory)
     made.rootfs = found.root(directory)
-    made.root_steps = sources.root_steps(found, directory, posix.geteuid() != 0)
+    made.root_steps = _root_steps(found, directory, config)
     return creating.plan(directory, id=id, config=config, init=options.init, made=made)
 
 
-def sweep(root: str) -> None:
-    """Remove the containers of runs that were killed, if they were to be removed: they have ended and nobody wants them."""
+def sweep(root: str, store: str) -> None:
+    """Remove what runs that were killed have left: containers that were to be removed at their end, unpacked archives."""
     for id in state.ids(root):
         if not exists(f"{root}/{id}/{state.HELD}"):
             continue  # not made here
@@ -144,6 +185,14 @@ def sweep(root: str) -> None:
             continue  # another sweep, or its own run, is at it
         finally:
             container.close()
+    try:
+        unfinished = any(name.startswith(sources.UNFINISHED) for name in posix.listdir(sources.containers(store)))
+    except OSError:
+        return  # nothing was ever unpacked there
+    if unfinished:
+        from ctnr.engine import unpacking
+
+        unpacking.sweep(sources.containers(store))
 
 
 def is_unwanted(container: Container) -> bool:

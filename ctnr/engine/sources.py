@@ -11,11 +11,8 @@ import posix
 
 from ctnr import files
 from ctnr.errors import CtnrError
-from ctnr.runtime import plan as p
 from ctnr.runtime.compile import exists
-from ctnr.runtime.plan import Step
 from ctnr.runtime.rootfs import unescape
-from ctnr.spec.tables import MS_NODEV, MS_NOSUID
 
 _HOST_SKIP = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/run")
 # of the machine's own root, but of its programs that run now: empty in the container
@@ -24,7 +21,10 @@ _PSEUDO = frozenset(
     "proc sysfs tmpfs devtmpfs devpts mqueue cgroup cgroup2 bpf tracefs debugfs securityfs pstore efivarfs hugetlbfs configfs"
     " fusectl binfmt_misc autofs rpc_pipefs nsfs ramfs selinuxfs".split()
 )
+# below a state directory: the tmpfs that holds an overlay, and in it the root
 LAYER, ROOT = "layer", "rootfs"
+# the name's beginning of what lies beside the directory of an archive while it is being unpacked
+UNFINISHED = ".new-"
 
 
 class Source:
@@ -77,14 +77,21 @@ def resolve(text: str, store: str, id: str, unpack: bool = True) -> Source:
         return source
     if kind != 0o100000:
         raise CtnrError(f"source {text}: neither a directory nor a file")
+    owned = f"{containers(store)}/{id}"
+    tree = f"{owned}/{ROOT}"
+    if not unpack:
+        return Source(tree, "")
     from ctnr.engine import unpacking
 
-    if not unpack:
-        return Source(unpacking.place(store, id), "")
-    tree = unpacking.unpack(path, store, id)
+    unpacking.unpack(path, owned)
     source = Source(tree, tree)
-    source.owned = files.dirname(tree)
+    source.owned = owned
     return source
+
+
+def containers(store: str) -> str:
+    """The directory of a store in which the containers' own trees are."""
+    return f"{store}/containers"
 
 
 def _host() -> Source:
@@ -119,33 +126,6 @@ def _host() -> Source:
             else:
                 source.lower.append((path, path))
     return source
-
-
-def root_steps(source: Source, state_dir: str, user_namespace: bool) -> list[Step]:
-    """Steps that mount the overlays of a source in the container's mount namespace, on a tmpfs at LAYER."""
-    if not source.lower:
-        return []
-    field = "SOURCE"
-    plan = p.Plan()
-    layer, root = f"{state_dir}/{LAYER}", source.root(state_dir)
-    plan.add(p.HOST_MOUNT, field, "tmpfs", "tmpfs", layer, "mode=755", args=(MS_NOSUID | MS_NODEV,))
-    plan.add(p.HOST_MKDIR, field, root, args=(0o755,))
-    whole = not source.lower[0][0]  # the points below it are directories of its own then
-    for i, (point, lower) in enumerate(source.lower):
-        target = root + point
-        upper, work = f"{layer}/upper{i}", f"{layer}/work{i}"
-        for directory in (upper, work) if whole else (upper, work, target):
-            plan.add(p.HOST_MKDIR, field, directory, args=(0o755,))
-        data = f"lowerdir={_escape(lower)},upperdir={_escape(upper)},workdir={_escape(work)}"
-        if user_namespace:
-            data += ",userxattr"
-        plan.add(p.HOST_MOUNT, field, "overlay", "overlay", target, data)
-    return plan.steps
-
-
-def _escape(path: str) -> str:
-    """A path in overlayfs' options, where `:` parts layers and `,` options."""
-    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
 def _is_dir(path: str) -> bool:

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Archives as root filesystems: unpacked below the store, with the owners that the user can have. Cold."""
+"""Archives as root filesystems: unpacked below the store, with the owners that the user can have. Cold.
+
+A lock file beside the directory says that no container has it yet. Whoever unpacks holds the lock; the next run removes
+what belongs to a lock that nobody holds.
+"""
 
 from __future__ import annotations
 
 import os
+from fcntl import LOCK_EX, LOCK_NB, flock
 
 from ctnr import files
+from ctnr.engine.sources import ROOT, UNFINISHED
 from ctnr.errors import SyscallError
 from ctnr.image.archive import unpack_archive
 from ctnr.image.policy import UnpackPolicy
@@ -16,40 +22,78 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ctnr.spec.types import IDMapping
 
-_ROOT = "rootfs"
+_locks: dict[str, int] = {}  # directory -> fd
 
 
-def place(store: str, id: str) -> str:
-    """Where the tree of the container `id` is unpacked; the directory that it is in belongs to the container."""
-    return f"{store}/containers/{id}/{_ROOT}"
-
-
-def unpack(path: str, store: str, id: str) -> str:
-    """Unpack an archive for the container `id`: place(). Raises CtnrError; nothing is left behind then."""
-    rootfs = place(store, id)
-    directory = files.dirname(rootfs)
-    parent = files.dirname(directory)
+def unpack(path: str, directory: str) -> None:
+    """Unpack an archive to `directory`/rootfs. done() or remove() must follow. Raises CtnrError; nothing is left then."""
     try:
-        files.makedirs(parent, 0o700)
+        files.makedirs(files.dirname(directory), 0o700)
+        _lock(directory)
         os.mkdir(directory, 0o700)
     except OSError as error:
+        done(directory)
         raise SyscallError("--store-dir: make", error.errno or 0, directory) from None
+    rootfs = f"{directory}/{ROOT}"
     try:
         if os.geteuid() == 0:
             unpack_archive(path, rootfs, UnpackPolicy(owner="keep"))
-            return rootfs
+            return
         uids, gids = idmap.rootless_maps(os.geteuid(), os.getegid())
         if len(uids) == 1:
             unpack_archive(path, rootfs, UnpackPolicy(owner="none"))
-            return rootfs
+            return
         # the ids of the tree are the user's own beside others that only the namespace's root may give away
         os.chmod(directory, 0o711)
         os.mkdir(rootfs, 0o755)
         _unpack_mapped(path, rootfs, uids, gids)
-        return rootfs
     except BaseException:
-        userns.remove_tree(directory)
+        remove(directory)
         raise
+
+
+def done(directory: str) -> None:
+    """The directory belongs to a container now, which is written down."""
+    fd = _locks.pop(directory, -1)
+    if fd >= 0:
+        os.unlink(_lock_path(directory))
+        os.close(fd)
+
+
+def remove(directory: str) -> None:
+    """Remove the directory: no container wants it."""
+    userns.remove_tree(directory)
+    done(directory)
+
+
+def sweep(parent: str) -> None:
+    """Remove what was unpacked in `parent` by processes that were killed."""
+    for name in os.listdir(parent):
+        if not name.startswith(UNFINISHED):
+            continue
+        directory = f"{parent}/{name.removeprefix(UNFINISHED)}"
+        try:
+            _lock(directory)
+        except OSError:
+            continue  # at work, or just done
+        remove(directory)
+
+
+def _lock_path(directory: str) -> str:
+    parent, _, name = directory.rpartition("/")
+    return f"{parent}/{UNFINISHED}{name}"
+
+
+def _lock(directory: str) -> None:
+    fd = os.open(_lock_path(directory), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        flock(fd, LOCK_EX | LOCK_NB)
+        if os.fstat(fd).st_nlink == 0:
+            raise FileNotFoundError(2, "removed meanwhile", directory)
+    except BaseException:
+        os.close(fd)
+        raise
+    _locks[directory] = fd
 
 
 def _unpack_mapped(path: str, rootfs: str, uids: list[IDMapping], gids: list[IDMapping]) -> None:
