@@ -183,12 +183,11 @@ def create(
         try:
             if made.held:
                 container._owner = dir.hold()
-            dir.write(state.CONFIG, raw)
             for name in made.directories:
                 posix.mkdir(name, 0o755, dir_fd=dir.fd)
             for name, content in made.files.items():
                 dir.write(name, content, 0o644)
-            _Creation(container, ctx).run((stdin, stdout, stderr), console_socket, cgroup_manager, rootless)
+            _Creation(container, ctx, raw).run((stdin, stdout, stderr), console_socket, cgroup_manager, rootless)
             if pid_file:
                 files.write_atomic(pid_file, str(container.pid).encode(), 0o644)
             dir.end(mark)
@@ -208,11 +207,12 @@ def create(
 class _Creation:
     """The steps of one create; what is done so far is in the container, where _undo() finds it."""
 
-    __slots__ = ("container", "ctx")
+    __slots__ = ("container", "ctx", "raw")
 
-    def __init__(self, container: Container, ctx: Context) -> None:
+    def __init__(self, container: Container, ctx: Context, raw: bytes) -> None:
         self.container = container
         self.ctx = ctx
+        self.raw = raw
 
     def run(self, stdio: tuple[int, int, int], console_socket: str | None, manager: str, rootless: bool) -> None:
         """Up to the point where the init waits for start."""
@@ -227,7 +227,7 @@ class _Creation:
                 container._cgroup = ctx.cgroup = group
                 self.container._state["cgroup"] = {"paths": group.paths, "manager": manager, "rootless": rootless}
                 self.container._dir.write_state(self.container._state)
-                group.create(resources, ctx.linux.get("devices") or ())
+                group.create(resources, ctx.linux.get("devices") or (), vetted=True)
                 self.container._state["cgroup"]["created"] = group.created
                 self._own_cgroup(group)
             if ctx.listen:
@@ -235,6 +235,7 @@ class _Creation:
             if console_socket:
                 fds.add("console", connect(console_socket))
             started = self._spawn(fds, stdio, group)
+            container._dir.write(state.CONFIG, self.raw)  # while the init is at work
             started.until_ready(self._phase, self._note)
         finally:
             fds.close()

@@ -85,7 +85,7 @@ _MAGIC = 0x314E4C50
 _HEADER = Struct("<IIII")
 _STEP = Struct("<HHi5Q4I")
 _LENGTH = Struct("<I")
-_MASK64 = (1 << 64) - 1
+_NO_ARGS = (0, 0, 0, 0, 0)
 
 
 class Step:
@@ -138,25 +138,23 @@ class Plan:
         steps = self.steps
         offset = _HEADER.size + len(steps) * _STEP.size
         head = []
-        body = []
+        body: list[bytes] = []
+        pack, pack_length = _STEP.pack, _LENGTH.pack
         for step in steps:
             offsets = [0, 0, 0, 0]
             for i, text in enumerate(step.strings):
-                if text is None:
-                    continue
-                data = text if text.__class__ is bytes else text.encode("utf-8", "surrogateescape")  # type: ignore[union-attr]
-                length = len(data)
-                offsets[i] = offset
-                body.append(_LENGTH.pack(length))
-                body.append(data)
-                pad = 4 - (length & 3)  # at least one NUL
-                body.append(b"\0\0\0\0"[:pad])
-                offset += 4 + length + pad
+                if text is not None:
+                    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+                    length = len(data)
+                    offsets[i] = offset
+                    pad = 4 - (length & 3)  # at least one NUL
+                    body += (pack_length(length), data, b"\0\0\0\0"[:pad])
+                    offset += 4 + length + pad
             args = step.args
-            n = len(args)
-            args = tuple(a & _MASK64 for a in args) + (0, 0, 0, 0, 0)[n:]
-            fd = fds[step.ref] if step.ref else -1
-            head.append(_STEP.pack(step.op, step.flags, fd, *args, *offsets))
+            if len(args) < 5:
+                args += _NO_ARGS[len(args) :]
+            ref = step.ref
+            head.append(pack(step.op, step.flags, fds[ref] if ref else -1, *args, *offsets))
         return _HEADER.pack(_MAGIC, offset, len(steps), 0) + b"".join(head) + b"".join(body)
 
     def explain(self) -> str:

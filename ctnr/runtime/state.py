@@ -26,6 +26,9 @@ MAX_ID = 1024
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
 
+_boot: list[str] = []
+
+
 def check_id(id: str) -> None:
     """Raise unless `id` is one that every caller can use as a name: runc's grammar."""
     if not id or len(id) > MAX_ID or id in (".", "..") or not _ALLOWED.issuperset(id):
@@ -76,7 +79,10 @@ def check_root(root: str) -> bool:
 
 
 def boot_id() -> str:
-    return files.read_file("/proc/sys/kernel/random/boot_id").decode().strip()
+    """Which boot of the machine this is; read once (it takes 0.2 ms)."""
+    if not _boot:
+        _boot.append(files.read_file("/proc/sys/kernel/random/boot_id").decode().strip())
+    return _boot[0]
 
 
 def start_time(pid: int) -> int:

@@ -76,12 +76,21 @@ class MountOptions:
         self.dest_nofollow = False
 
 
+# the same few lists are read by validation and by the plan, for every container of a program; nobody changes the result
+_known: dict[tuple[str, ...], MountOptions] = {}
+_MAX_KNOWN = 256
+
+
 def parse_options(options: list[str], path: str) -> MountOptions:
     """Take a mount's `options` apart; `path` is their JSON path, for errors.
 
     An unknown option is the filesystem's own. A bind mount has no filesystem to give it to (the kernel would silently
     ignore it), so there it is a SpecError.
     """
+    key = tuple(options)
+    known = _known.get(key)
+    if known is not None:
+        return known
     o = MountOptions()
     data: list[str] = []
     for option in options:
@@ -105,6 +114,9 @@ def parse_options(options: list[str], path: str) -> MountOptions:
     if o.bind and data:
         raise SpecError(f"{path}[{options.index(data[0])}]", f"unknown mount option {quote(data[0])} for a bind mount")
     o.data = ",".join(data)
+    if len(_known) >= _MAX_KNOWN:
+        _known.clear()
+    _known[key] = o
     return o
 
 

@@ -7,8 +7,12 @@ void *memcpy(void *d, const void *s, size_t n)
 {
     char *a = d;
     const char *b = s;
+#ifdef __x86_64__
+    __asm__ volatile("rep movsb" : "+D"(a), "+S"(b), "+c"(n) : : "memory");
+#else
     while (n--)
         *a++ = *b++;
+#endif
     return d;
 }
 

@@ -66,18 +66,21 @@ class Cgroup:
             if path in (self.paths.get("freezer"), self.paths.get("")) and self.frozen():
                 raise CtnrError(f"container's cgroup unexpectedly frozen: {path}")
 
-    def create(self, resources: Resources | None = None, devices: Sequence[Mapping[str, Any]] = ()) -> None:
+    def create(
+        self, resources: Resources | None = None, devices: Sequence[Mapping[str, Any]] = (), vetted: bool = False
+    ) -> None:
         """Make the directories and write the limits; nothing is left behind on failure.
 
         `resources` and `devices` are `linux.resources` and `linux.devices`. A cgroup that is there already must be
-        empty and not frozen. After a failure `paths` is empty: what is there may be somebody else's, and kill() must
+        empty and not frozen; `vetted`: vet() has just been called. After a failure `paths` is empty: what is there may be somebody else's, and kill() must
         not reach it. Raises SpecError, SyscallError, CtnrError.
         """
         resources = resources or {}
         made: list[str] = []
         try:
             self._check(resources)
-            self.vet()
+            if not vetted:
+                self.vet()
             existing = [path for path in self._directories() if not dirs.make(path, made)]
             self.created = [path for path in self._directories() if path in made]
             if "cpuset" in self.paths:

@@ -14,6 +14,7 @@ from ctnr.runtime.cgroups.dirs import exists, parent, read
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 FIELD = "linux.cgroupsPath"
 
@@ -41,12 +42,25 @@ class Layout:
             self.mode = "v1" if v1 else "none"
 
 
+# the texts of the two files and what they said: a program that starts many containers reads them once
+_last: list[Any] = []
+
+
 def layout(mountinfo: str | None = None, cgroup: str | None = None) -> Layout:
     """Look at what is mounted. The arguments stand for the files' texts (tests). Raises OSError without a /proc."""
     if mountinfo is None:
         mountinfo = read("/proc/self/mountinfo")
     if cgroup is None:
         cgroup = read("/proc/self/cgroup")
+    if _last and _last[0] == mountinfo and _last[1] == cgroup:
+        known: Layout = _last[2]
+        return known
+    found = _read(mountinfo, cgroup)
+    _last[:] = mountinfo, cgroup, found
+    return found
+
+
+def _read(mountinfo: str, cgroup: str) -> Layout:
     where: dict[str, str] = {}
     for line in cgroup.splitlines():
         _, names, path = line.split(":", 2)
