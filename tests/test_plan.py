@@ -26,7 +26,9 @@ def test_ops_are_those_of_the_header() -> None:
     assert [getattr(p, name) for name in names[:-1]] == list(range(len(names) - 1))
 
 
-@pytest.mark.parametrize("prefix", ["PHASE", "MSG", "ERR", "JOIN", "FSMOUNT", "TREE", "ATTACH", "PIVOT", "SYMLINK", "USER"])
+@pytest.mark.parametrize(
+    "prefix", ["PHASE", "MSG", "ERR", "JOIN", "FSMOUNT", "TREE", "ATTACH", "PIVOT", "SYMLINK", "USER"]
+)
 def test_numbers_are_those_of_the_header(prefix: str) -> None:
     found = re.findall(rf"^#define ({prefix}_\w+) (\d+)\b", HEADER, re.M)
     assert found
@@ -93,7 +95,7 @@ def check(checker: Path, directory: Path, plans: list[bytes]) -> list[int]:
         path = directory / f"plan{i}"
         path.write_bytes(data)
         paths.append(str(path))
-    run = subprocess.run([str(checker), *paths], capture_output=True, text=True)
+    run = subprocess.run([str(checker), *paths], check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     return [int(line) for line in run.stdout.split()]
 
