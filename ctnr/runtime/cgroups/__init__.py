@@ -72,8 +72,8 @@ class Cgroup:
         """Make the directories and write the limits; nothing is left behind on failure.
 
         `resources` and `devices` are `linux.resources` and `linux.devices`. A cgroup that is there already must be
-        empty and not frozen; `vetted`: vet() has just been called. After a failure `paths` is empty: what is there may be somebody else's, and kill() must
-        not reach it. Raises SpecError, SyscallError, CtnrError.
+        empty and not frozen; `vetted`: vet() has just been called. After a failure `paths` is empty: what is there may
+        be somebody else's, and kill() must not reach it. Raises SpecError, SyscallError, CtnrError.
         """
         resources = resources or {}
         made: list[str] = []
