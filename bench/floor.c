@@ -396,11 +396,10 @@ static void drop_privileges(void)
     struct __user_cap_data_struct data[2];
     for (int half = 0; half < 2; half++) {
         uint32_t bits = (uint32_t)(mask >> (32 * half));
-        data[half] = (struct __user_cap_data_struct){bits, bits, bits}; // ambient needs inheritable
+        data[half] = (struct __user_cap_data_struct){.effective = bits, .permitted = bits};
     }
     CHECK("capset", syscall(SYS_capset, &header, data));
-    for (size_t i = 0; i < sizeof keep / sizeof *keep; i++)
-        CHECK("PR_CAP_AMBIENT", prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, keep[i], 0, 0));
+    CHECK("PR_CAP_AMBIENT", prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
     CHECK("PR_SET_NO_NEW_PRIVS", prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 }
 
