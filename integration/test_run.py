@@ -124,7 +124,9 @@ def test_pid_one(ctnr: Ctnr) -> None:
 
 def test_devices_there_are(ctnr: Ctnr) -> None:
     script = "for d in null zero full random urandom tty; do [ -c /dev/$d ] || echo no $d; done;"
-    script += "echo x >/dev/null; head -c 3 /dev/zero | wc -c; [ -L /dev/fd ]; [ -d /dev/shm ]; echo out >/dev/stdout"
+    script += (
+        "echo x >/dev/null; head -c 3 /dev/zero | wc -c; [ -L /dev/fd ]; [ -d /dev/shm ]; [ -L /dev/stdout ]; echo out"
+    )
     assert ctnr.sh(script).split() == ["3", "out"]
 
 
@@ -137,7 +139,7 @@ def test_dev_null_can_be_created_by_anybody(ctnr: Ctnr) -> None:
 
 @pytest.mark.parametrize("network", ["host", "none"])
 def test_names_just_work(ctnr: Ctnr, network: str) -> None:
-    script = "hostname; cat /etc/hostname; cat /etc/resolv.conf; echo --; cat /etc/hosts; ping -c 1 -W 1 $(hostname) >/dev/null 2>&1 || :"
+    script = "hostname; cat /etc/hostname; cat /etc/resolv.conf; echo --; cat /etc/hosts"
     out = ctnr.sh(script, "--hostname", "web", "--network", network)
     names, hosts = out.split("--\n")
     assert names == "web\nweb\n" + Path("/etc/resolv.conf").read_text()
@@ -222,6 +224,18 @@ def test_files_of_other_ids_go_with_the_container(ctnr: Ctnr) -> None:
     assert list(ctnr.runtime.state_root.iterdir()) == []
 
 
+def test_a_tight_umask_is_not_the_containers(ctnr: Ctnr) -> None:
+    if ctnr.user.kind == ONE_ID:
+        pytest.skip("there is no other user")
+    archive = pack(ctnr.tree, ctnr.work / "root.tar", None)
+    for source in (archive, ctnr.tree, "host:"):
+        words = shlex.join(ctnr.argv("run", "-u", "1000", source, "cat", "/etc/resolv.conf"))
+        done = runtimes.call(
+            ["/bin/sh", "-c", f"umask 077; exec {words}"], ctnr.user, env={"CTNR_STORE": str(ctnr.store)}
+        )
+        assert done.ok().out == Path("/etc/resolv.conf").read_text()
+
+
 @pytest.mark.parametrize("size", [0, 10, 700, -20])
 def test_what_is_no_archive(ctnr: Ctnr, size: int) -> None:
     archive = pack(ctnr.tree, ctnr.work / "root.tar", "gzip")
@@ -270,7 +284,8 @@ def test_the_machines_own_root(ctnr: Ctnr) -> None:
 
 
 def test_the_machines_own_root_read_only(ctnr: Ctnr) -> None:
-    script = "for d in / /etc /usr /usr/bin /var; do touch $d/written 2>/dev/null && echo $d; done; touch /tmp/x /run/x; cat /etc/hostname"
+    script = "for d in / /etc /usr /usr/bin /var; do touch $d/written 2>/dev/null && echo $d; done; "
+    script += "touch /tmp/x /run/x; cat /etc/hostname"
     assert ctnr.run("--read-only", "--hostname", "x", "host:", "sh", "-c", script).ok().out == "x\n"
 
 
@@ -282,7 +297,7 @@ def test_the_machines_own_root_read_only(ctnr: Ctnr) -> None:
     [
         ([], ["sh", "-c", "exit 0"], 0, ""),
         ([], ["sh", "-c", "exit 42"], 42, ""),
-        ([], ["sh", "-c", "sh -c 'kill -9 $$'"], 137, ""),
+        ([], ["sh", "-c", "exec 2>/dev/null; sleep 100 & kill -9 $!; wait $!"], 137, ""),
         (["--init"], ["sh", "-c", "kill -9 $$"], 137, ""),
         (["--init"], ["sh", "-c", "kill -15 $$"], 143, ""),
         (["--init"], ["sh", "-c", "exit 3"], 3, ""),
@@ -293,7 +308,7 @@ def test_the_machines_own_root_read_only(ctnr: Ctnr) -> None:
         ([], ["/etc"], 126, 'exec: "/etc": is a directory'),
         ([], ["/no-interpreter"], 127, "exec /no-interpreter: no such file or directory: its interpreter is missing"),
         ([], ["/no-format"], 126, "exec /no-format: exec format error"),
-        (["--workdir", "/etc/passwd"], ["true"], 126, "process.cwd"),
+        (["--workdir", "/etc/passwd"], ["true"], 125, "--workdir: chdir to cwd"),
         (["--entrypoint", "nope"], ["true"], 127, 'exec: "nope"'),
         (["--nope"], ["true"], 125, "unknown option --nope"),
         (["--memory", "x"], ["true"], 125, "--memory: 'x' is not a size"),
@@ -370,7 +385,8 @@ def test_sigint_ends_what_has_no_handler_under_init(ctnr: Ctnr) -> None:
 
 
 def test_init_reaps(ctnr: Ctnr) -> None:
-    script = "sh -c 'true & exec true'; i=0; while ps -o stat | grep -q Z; do i=$((i+1)); [ $i -lt 200 ] || exit 5; sleep 0.02; done; "
+    script = "sh -c 'true & exec true'; i=0; "
+    script += "while ps -o stat | grep -q Z; do i=$((i+1)); [ $i -lt 200 ] || exit 5; sleep 0.02; done; "
     script += "ps -o pid,args | head -2"
     out = ctnr.sh(script, "--init")
     assert " 1 " in out.splitlines()[1]
@@ -453,7 +469,9 @@ def test_volumes(ctnr: Ctnr) -> None:
     assert out == "here\nhere\n"
     assert (ctnr.work / "dir/new").read_text() == "new\n"
     assert (ctnr.work / "dir/new").stat().st_uid == ctnr.user.uid
-    script = "cat /a/file; if echo x > /a/ro 2>/dev/null; then echo written; fi; if echo x > /f 2>/dev/null; then echo written; fi"
+    script = (
+        "cat /a/file; (echo x > /a/ro) 2>/dev/null && echo written; :; (echo x > /f) 2>/dev/null && echo written; :"
+    )
     assert ctnr.sh(script, "-v", "./dir:/a:ro", "-v", "./dir/file:/f:ro") == "here\n"
     # where nothing is, and below what the image has
     assert ctnr.sh("cat /x/y/z/file /usr/file", "-v", "./dir:/x/y/z", "-v", "./dir/file:/usr/file") == "here\nhere\n"
@@ -517,7 +535,7 @@ def test_tmpfs(ctnr: Ctnr) -> None:
     out = ctnr.sh("ls -A /work; grep ' /work ' /proc/mounts; echo x > /work/x", "--tmpfs", "/work:size=64k,mode=750")
     assert "nosuid,nodev,noexec" in out
     assert "size=64k,mode=750" in out
-    assert ctnr.sh("cp /bin/busybox /t/b; /t/b echo ran", "--tmpfs", "/t:exec") == "ran\n"
+    assert ctnr.sh("cp /bin/busybox /t/echo; /t/echo ran", "--tmpfs", "/t:exec") == "ran\n"
 
 
 def test_read_only(ctnr: Ctnr) -> None:
@@ -577,7 +595,7 @@ def test_ulimits(ctnr: Ctnr) -> None:
     assert limits["RLIMIT_NOFILE"] == (64, 128)
     assert limits["RLIMIT_CORE"] == (0, 0)
     line = ctnr.refused("--ulimit", "nofile=1000000000", ctnr.tree, "true")
-    assert "RLIMIT_NOFILE" in line
+    assert "--ulimit: " in line
 
 
 def limited(ctnr: Ctnr, controller: str) -> bool:
@@ -627,13 +645,12 @@ def test_device(ctnr: Ctnr) -> None:
 
 def test_the_device_cgroup(root_ctnr: Ctnr) -> None:
     ctnr = root_ctnr
-    # /dev/kmsg, 1:11, is not among the default devices
-    node = (
-        "mknod /dev/n c 1 11; if dd if=/dev/n of=/dev/null count=0 2>/dev/null; then echo opened; else echo refused; fi"
-    )
+    # not among the default devices; anybody's open of it does nothing
+    machine.need_that(os.path.exists("/dev/fuse"), "/dev/fuse is not there")
+    node = "mknod /dev/n c 10 229; if (: < /dev/n) 2>/dev/null; then echo opened; else echo refused; fi"
     assert ctnr.sh(node, "--cap-add", "MKNOD") == "refused\n"
-    assert ctnr.sh(node, "--cap-add", "MKNOD", "--device", "/dev/kmsg:r") == "opened\n"
-    assert ctnr.sh("if echo x > /dev/kmsg 2>/dev/null; then echo written; fi", "--device", "/dev/kmsg:r") == ""
+    assert ctnr.sh(node, "--cap-add", "MKNOD", "--device", "/dev/fuse:r") == "opened\n"
+    assert ctnr.sh("(echo x > /dev/fuse) 2>/dev/null && echo written; :", "--device", "/dev/fuse:r") == ""
 
 
 def test_network_none(ctnr: Ctnr) -> None:

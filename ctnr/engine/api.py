@@ -8,6 +8,7 @@ import select
 from errno import EAGAIN, EPIPE
 from time import monotonic
 
+from ctnr.engine.deferred import Deferred
 from ctnr.engine.options import Options
 from ctnr.engine.run import create, is_unwanted
 from ctnr.errors import CtnrError
@@ -71,8 +72,10 @@ def run(
     wanted = Options(command, **options)
     if wanted.tty:
         raise CtnrError("run() has no terminal to give: use create() and the container's console_fd")
-    streams = _Streams(stdin, stdout, stderr)
+    streams = None
     try:
+        with Deferred():
+            streams = _Streams(stdin, stdout, stderr)
         container = create(
             source, wanted, root=root, store=store, stdin=streams.fds[0], stdout=streams.fds[1], stderr=streams.fds[2]
         )
@@ -90,7 +93,8 @@ def run(
             container.close()
         return Result(code, streams.output(1), streams.output(2))
     finally:
-        streams.close()
+        if streams is not None:
+            streams.close()
 
 
 def _is_open(fd: int) -> bool:
@@ -149,9 +153,8 @@ class _Streams:
             raise
 
     def hand_over(self) -> None:
-        for fd in self._mine:
-            posix.close(fd)
-        self._mine.clear()
+        while self._mine:
+            posix.close(self._mine.pop())
 
     def communicate(self, container: Container, deadline: float | None) -> None:
         """Feed and drain until the container has ended and nothing is left to read."""
@@ -196,8 +199,7 @@ class _Streams:
 
     def _drop(self, poll: select.poll, streams: dict[int, int], fd: int) -> None:
         poll.unregister(fd)
-        del self._pipes[streams.pop(fd)]
-        posix.close(fd)
+        posix.close(self._pipes.pop(streams.pop(fd)))
 
     def output(self, number: int) -> bytes | None:
         parts = self._out.get(number)
@@ -205,6 +207,5 @@ class _Streams:
 
     def close(self) -> None:
         self.hand_over()
-        for fd in self._pipes.values():
-            posix.close(fd)
-        self._pipes.clear()
+        while self._pipes:
+            posix.close(self._pipes.popitem()[1])

@@ -8,6 +8,7 @@ import posix
 from ctnr import files
 from ctnr.engine import config as configs
 from ctnr.engine import overlay, sources
+from ctnr.engine.deferred import Deferred
 from ctnr.engine.options import Options
 from ctnr.errors import CtnrError
 from ctnr.runtime import creating, state
@@ -97,28 +98,33 @@ def create(
             f"--name: {id} is taken by another container: remove it (ctnr delete {id}) or choose another name"
         )
     config, made = _prepare(source, options, id, root, store)
+    container = None
     try:
-        container = creating.create(
-            id,
-            files.join(root, id),
-            root=root,
-            config=config,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            detach=detach,
-            cgroup_manager=cgroup_manager or "cgroupfs",
-            rootless=rootless,
-            init=options.init,
-            made=made,
-        )
+        with Deferred():
+            container = creating.create(
+                id,
+                files.join(root, id),
+                root=root,
+                config=config,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                detach=detach,
+                cgroup_manager=cgroup_manager or "cgroupfs",
+                rootless=rootless,
+                init=options.init,
+                made=made,
+            )
+            _own(made)
+        return container
     except BaseException as error:
-        _disown(made)
+        if container is not None:
+            container.delete(force=True)
+        else:
+            _disown(made)
         if isinstance(error, CtnrError):
             error.args = (_in_options(str(error)),)
         raise
-    _own(made)
-    return container
 
 
 # what a user asked for, for what the runtime names as the culprit

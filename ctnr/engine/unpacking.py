@@ -45,7 +45,8 @@ def unpack(path: str, directory: str) -> None:
             return
         # the ids of the tree are the user's own beside others that only the namespace's root may give away
         os.chmod(directory, 0o711)
-        os.mkdir(rootfs, 0o755)
+        os.mkdir(rootfs)
+        os.chmod(rootfs, 0o755)
         _unpack_mapped(path, rootfs, uids, gids)
     except BaseException:
         remove(directory)

@@ -86,7 +86,7 @@ class Container:
     def close(self) -> None:
         """Give up the fds; the container goes on."""
         if self._launch is not None:
-            self._launch.release()
+            self._launch.close()
         if self._process is not None:
             self._process.close()
             self._process = None

@@ -187,6 +187,7 @@ def create(
                 posix.mkdir(name, 0o755, dir_fd=dir.fd)
             for name, content in made.files.items():
                 dir.write(name, content, 0o644)
+                posix.chmod(name, 0o644, dir_fd=dir.fd)  # whatever the umask: the container's users read them
             _Creation(container, ctx, raw).run((stdin, stdout, stderr), console_socket, cgroup_manager, rootless)
             if pid_file:
                 files.write_atomic(pid_file, str(container.pid).encode(), 0o644)

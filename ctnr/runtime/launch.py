@@ -126,26 +126,41 @@ class Launch:
 
     __slots__ = ("console_fd", "pid", "pidfd", "plan", "sync_fd")
 
-    def __init__(self, plan: Plan, pid: int, pidfd: int, sync_fd: int) -> None:
+    def __init__(self, plan: Plan, sync_fd: int) -> None:
         self.plan = plan
-        self.pid = pid
-        self.pidfd = pidfd
+        self.pid = 0
+        self.pidfd = -1
         self.sync_fd = sync_fd
         self.console_fd: int | None = None
+
+    def __del__(self) -> None:
+        """Forgotten before it was started, on the way of an exception: nobody can start it any more."""
+        if self.sync_fd >= 0:
+            if self.pidfd >= 0:
+                self.abort()
+            else:
+                self.release()
 
     def until_ready(self, phase: Callable[[int], bytes], moved: Callable[[], None]) -> None:
         """Serve the init until it waits for start. `phase` does the runtime's part and returns the state for hooks;
         `moved` is called when another process goes on. Raises what the init failed with; it is dead then."""
+        # The clone made by this step may be heard before the MSG_PID of the process that made it: its messages wait
+        clone = next((i for i, step in enumerate(self.plan.steps) if step.op == p.CLONE), -1)
+        early: list[tuple[bytes, list[int]]] = []
         while True:
-            data, fds = _native.recvmsg(self.sync_fd, _MESSAGE_SIZE, 1)
+            data, fds = early.pop(0) if early and clone < 0 else _native.recvmsg(self.sync_fd, _MESSAGE_SIZE, 1)
             if not data:
                 raise self._died()
             type, step, err, code = MESSAGE.unpack_from(data)
+            if 0 <= clone < step:
+                early.append((data, fds))
+                continue
             if type == p.MSG_READY:
                 return
             if type == p.MSG_SYNC:
                 self.go(phase(err))
             elif type == p.MSG_PID:
+                clone = -1
                 old = self.pidfd
                 self.pid = err
                 self.pidfd = _native.pidfd_open(err)
@@ -169,6 +184,13 @@ class Launch:
         if self.sync_fd >= 0:
             posix.close(self.sync_fd)
             self.sync_fd = -1
+
+    def close(self) -> None:
+        """Give up everything but the pidfd, which is the process's."""
+        self.release()
+        if self.console_fd is not None:
+            posix.close(self.console_fd)
+            self.console_fd = None
 
     def abort(self) -> None:
         """Kill and reap the init; whatever state it is in."""
@@ -246,14 +268,25 @@ def spawn(
         plan_fd = more.add("plan", _native.sealed_memfd("ctnr-plan", plan.encode(fds.by_ref)))
         keep = [*fds.by_ref.values(), plan_fd, theirs, *passed]
         argv = ("ctnr-init", str(plan_fd), str(theirs), id)
+        given = (plan.clone, cgroup_fd, argv, *stdio, keep, user_namespace)
+        started = Launch(plan, sync)
+        del more.by_ref["sync"]
+        # no bytecode between the start and its note, where the exception of a signal (^C) could come in
+        noted: list[tuple[int, int]] = []
         try:
-            pid, pidfd = _native.spawn(plan.clone, cgroup_fd, argv, *stdio, keep, user_namespace)
+            noted.extend(map(_native.spawn, *((value,) for value in given)))
+            started.pid, started.pidfd = noted[0]
+            return started
         except OSError as error:
+            started.release()
             if cgroup_fd >= 0 and error.errno in (ENOSYS, EPERM):
                 raise
             raise _spawn_error(plan, error) from None
-        del more.by_ref["sync"]
-        return Launch(plan, pid, pidfd, sync)
+        except BaseException:
+            if noted:
+                started.pid, started.pidfd = noted[0]
+                started.abort()
+            raise
     finally:
         more.close()
 

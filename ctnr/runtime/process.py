@@ -71,7 +71,10 @@ class Process:
                 if error.errno != ECHILD:
                     raise
                 poll_exit(self.pidfd, None)
-                raise CtnrError("the process has ended; its exit code went to the process that started it") from None
+                raise CtnrError(
+                    "the process has ended; its exit code is known to the process that started it only,"
+                    " and to nobody where SIGCHLD is ignored"
+                ) from None
         assert self._code is not None
         return self._code
 

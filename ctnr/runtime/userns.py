@@ -68,6 +68,8 @@ def remove_tree(path: str) -> None:
     try:
         files.remove_tree(path)
         return
+    except FileNotFoundError:
+        return
     except PermissionError:
         if posix.geteuid() == 0:
             raise
