@@ -101,7 +101,12 @@ def scratch_parent() -> str:
 @functools.cache
 def scratch() -> Path:
     """This process's directory for bundles, state and temporary files, passable for every user. Removed at the end."""
-    path = Path(scratch_parent()) / TOKEN
+    parent = Path(scratch_parent())
+    for stale in parent.glob("ct[0-9]*"):
+        # of a test process that was killed; pids come again, ours too
+        if stale.name[2:].isdigit() and (stale.name == TOKEN or not Path(f"/proc/{stale.name[2:]}").exists()):
+            shutil.rmtree(stale, ignore_errors=True)
+    path = parent / TOKEN
     path.mkdir(mode=0o755)
     path.chmod(0o755)
     (path / "tmp").mkdir()
