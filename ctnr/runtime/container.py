@@ -243,7 +243,9 @@ class Container:
             self._dir.unlock()
 
     def _start(self) -> None:
-        status = self.status()
+        # created by this process and not let go: the init can be nothing but waiting, or dead, which go() will find
+        waiting = self._launch is not None and self._launch.sync_fd >= 0
+        status = "created" if waiting else self.status()
         if status != "created":
             raise StateError(
                 {
@@ -259,10 +261,12 @@ class Container:
         document = b""
         if "startContainer" in hooks:
             document = jsonio.dumps(self._document("created")).encode("utf-8", "surrogateescape")
-        if self._launch is not None and self._launch.sync_fd >= 0:
+        if self._launch is not None and waiting:
             try:
                 self._launch.go(document)
                 self._launch.until_executed()
+            except BrokenPipeError:
+                raise StateError("cannot start a container that has stopped", self.id, "stopped") from None
             finally:
                 self._launch.release()
         else:
@@ -306,7 +310,7 @@ class Container:
             except OSError as error:
                 if error.errno != ESRCH:
                     raise SyscallError("kill the container", error.errno or 0) from None
-        if group is not None:
+        if group is not None and not self._planned_cgroup():
             try:
                 if group.frozen():
                     group.thaw()
@@ -321,6 +325,10 @@ class Container:
                 posix.close(pidfd)
             if not ended:
                 raise CtnrError(f"container {self.id} is still alive {_KILL_TIMEOUT:.0f} s after SIGKILL")
+
+    def _planned_cgroup(self) -> bool:
+        """Whether create was killed before it knew which of the cgroups are the container's own."""
+        return "planned" in (self._state.get("cgroup") or ())
 
     def delete(self, force: bool = False) -> None:
         """Remove all that create made (runtime.md#delete). StateError if it is not stopped, unless `force` kills it.
@@ -352,7 +360,11 @@ class Container:
             except OSError:
                 pass  # somebody else's child
         if self.cgroup is not None:
-            self.cgroup.delete()
+            try:
+                self.cgroup.delete(*((0.0,) if self._planned_cgroup() else ()))
+            except SyscallError:
+                if not self._planned_cgroup():
+                    raise
         if "poststop" in (self._state.get("hooks") or ()):
             from ctnr.runtime import hooks
 

@@ -224,12 +224,13 @@ class _Creation:
         fds = launch.Fds()
         try:
             if group is not None:
-                group.vet()  # before the state names it: a clean-up after a crash must not kill what is in there
+                note = {"paths": group.paths, "manager": manager, "rootless": rootless}
+                # what is planned may turn out to be somebody else's: a clean-up after a crash kills nothing there
+                container._state["cgroup"] = {**note, "planned": True}
+                container._dir.write_state(container._state)
+                group.create(resources, ctx.linux.get("devices") or ())
                 container._cgroup = ctx.cgroup = group
-                self.container._state["cgroup"] = {"paths": group.paths, "manager": manager, "rootless": rootless}
-                self.container._dir.write_state(self.container._state)
-                group.create(resources, ctx.linux.get("devices") or (), vetted=True)
-                self.container._state["cgroup"]["created"] = group.created
+                container._state["cgroup"] = {**note, "created": group.created}
                 self._own_cgroup(group)
             if ctx.listen:
                 fds.add("start", _native.unix_listen(self.container._dir.fd, state.SOCKET))

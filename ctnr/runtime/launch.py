@@ -55,7 +55,7 @@ class Fds:
 
 
 def check_preserved(count: int) -> None:
-    """Whether 3, 4, ... `count` of them, are fds that this process was given: one of its own is the host's, not the container's."""
+    """Whether 3, 4, ... `count` of them, are fds that this process was given: one of its own is no container's."""
     for fd in range(3, 3 + count):
         try:
             given = not fcntl(fd, F_GETFD) & FD_CLOEXEC  # every fd that Python or we open is close-on-exec (PEP 446)

@@ -51,37 +51,32 @@ class Cgroup:
 
     # --- making and limiting
 
-    def vet(self) -> None:
+    def _vet(self, existing: list[str]) -> None:
         """Refuse a cgroup that others may be in: there already, and not empty or frozen. Raises CtnrError, SyscallError.
 
-        create() does so too; before the container's state names the cgroup, so that whoever cleans up after a crash
-        does not kill them. Source: runtime-spec config-linux.md#control-groups ("fit for purpose"); the words are runc's.
+        Source: runtime-spec config-linux.md#control-groups ("fit for purpose"); the words are runc's.
         """
-        for path in self._directories():
-            if not dirs.exists(path):
-                continue
+        for path in existing:
             pids = dirs.pids(path)
             if pids:
                 raise CtnrError(f"container's cgroup is not empty: {len(pids)} process(es) found in {path}")
             if path in (self.paths.get("freezer"), self.paths.get("")) and self.frozen():
                 raise CtnrError(f"container's cgroup unexpectedly frozen: {path}")
 
-    def create(
-        self, resources: Resources | None = None, devices: Sequence[Mapping[str, Any]] = (), vetted: bool = False
-    ) -> None:
+    def create(self, resources: Resources | None = None, devices: Sequence[Mapping[str, Any]] = ()) -> None:
         """Make the directories and write the limits; nothing is left behind on failure.
 
         `resources` and `devices` are `linux.resources` and `linux.devices`. A cgroup that is there already must be
-        empty and not frozen; `vetted`: vet() has just been called. After a failure `paths` is empty: what is there may
-        be somebody else's, and kill() must not reach it. Raises SpecError, SyscallError, CtnrError.
+        empty and not frozen. After a failure `paths` is empty: what is there may be somebody else's, and kill() must
+        not reach it. Raises SpecError, SyscallError, CtnrError.
         """
         resources = resources or {}
         made: list[str] = []
         try:
             self._check(resources)
-            if not vetted:
-                self.vet()
             existing = [path for path in self._directories() if not dirs.make(path, made)]
+            self._vet(existing)
+            dirs.unmask(made)
             self.created = [path for path in self._directories() if path in made]
             if "cpuset" in self.paths:
                 from ctnr.runtime.cgroups import v1

@@ -158,12 +158,20 @@ def make(path: str, made: list[str]) -> bool:
             todo.append(parent(target))
         else:
             made.append(todo.pop())
-            # Under a umask of 077 the container's own root could not enter its cgroup
-            if lstat(target).st_mode & 0o777 != 0o755:
-                chmod(target, 0o755)
             if not todo:
                 return True
     raise FileNotFoundError(ENOENT, "its parent keeps vanishing", path)
+
+
+def unmask(made: list[str]) -> None:
+    """Modes as make() meant them, whatever the umask, which was the same for all. Raises OSError.
+
+    Under a umask of 077 the container's own root could not enter its cgroup.
+    """
+    # looked at once: lstat of a new cgroup takes as long as its mkdir
+    if made and lstat(made[0]).st_mode & 0o777 != 0o755:
+        for path in made:
+            chmod(path, 0o755)
 
 
 def unmake(made: list[str]) -> None:
