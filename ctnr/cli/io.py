@@ -340,10 +340,10 @@ class _Terminal:
         """After the end of the process: take what is left; whether some of it cannot be shown yet."""
         self._input = -1
         self._from_host = b""
-        while self._master >= 0 and not self._to_host and self._fetch():
-            pass
         self._wanted = {}
         self._show()
+        while not self._to_host and self._master >= 0 and self._fetch():
+            pass
         return bool(self._to_host)
 
     def _feed(self) -> None:
