@@ -421,8 +421,8 @@ def test_interrupted(run: Run, root: str, tree: str, milliseconds: int) -> None:
     fds = sorted(os.listdir("/proc/self/fd"))
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
         with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
             run("sleep", "1000", stdout=PIPE, stdin=b"x")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
