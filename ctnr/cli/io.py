@@ -332,9 +332,12 @@ class _Terminal:
                     raise
             if self._from_host:
                 self._feed()
-            else:
-                # the end of input, or of our terminal; the inner one stays open, as runc leaves it
-                self._input = -1
+                return
+            self._input = -1
+            if self._keys:
+                # in raw mode no key means the end: our terminal is gone (tty_ioctl(4), vhangup(2))
+                self._hang_up()
+            # else the end of input; the inner terminal stays open, as runc leaves it
 
     def drain(self) -> bool:
         """After the end of the process: take what is left; whether some of it cannot be shown yet."""
