@@ -238,7 +238,7 @@ def test_all_output_arrives(at_terminal) -> None:  # type: ignore[no-untyped-def
 def test_all_output_arrives_at_a_slow_reader(at_terminal, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """Both terminals are full when the program ends: neither what is in ours nor what is in the inner one is lost."""
     person = at_terminal("ti", f"seq 1 5000; touch {tmp_path}/done; exit 6")
-    wait_until(lambda: (tmp_path / "done").exists())
+    wait_until((tmp_path / "done").exists)
     person.sees(b"\r\n5000\r\n")
     assert person.leaves() == 6
 
