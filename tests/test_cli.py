@@ -662,7 +662,7 @@ def test_version(run: Run) -> None:
 
 def script(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
     code = "import sys; from ctnr.cli.boot import script; script(sys.argv[1:])"
-    return subprocess.run([sys.executable, "-c", code, *argv], text=True, timeout=60, check=False, **options)
+    return subprocess.run([sys.executable, "-P", "-c", code, *argv], text=True, timeout=60, check=False, **options)
 
 
 def test_the_process_exits_with_the_code() -> None:
