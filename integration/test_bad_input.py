@@ -37,7 +37,7 @@ def refused(done: Result, code: int, *wanted: str) -> None:
 @pytest.fixture
 def ours(ctnr_oci: Path) -> None:
     if Path(ctnr_oci).name in ("runc", "crun"):
-        pytest.skip("peers have other words, and take some of it")
+        pytest.skip("not applicable: peers have other words, and take some of it")
 
 
 @pytest.mark.parametrize("verb", ["create", "run"])

@@ -51,7 +51,7 @@ def play(view: str, scenario: str, *args: str) -> str:
         views.wrap(argv, views.view_script(view)), env=env, capture_output=True, text=True, timeout=120, check=False
     )
     if done.returncode == 77:
-        pytest.skip(f"{view}: {done.stdout.strip()}")
+        pytest.skip(f"not applicable: {view}: {done.stdout.strip()}")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

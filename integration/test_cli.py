@@ -24,12 +24,12 @@ from support.users import User
 
 def ours(runtime: Runtime) -> None:
     if runtime.name != "ctnr":
-        pytest.skip("not in runc's language")
+        pytest.skip("not applicable: not in runc's language")
 
 
 def can_list_processes(runtime: Runtime) -> None:
     if runtime.name == "runc" and runtime.user.rootless:
-        pytest.skip("runc lists processes by their cgroup only")
+        pytest.skip("not applicable: runc lists processes by their cgroup only")
 
 
 def last_error(log: Path) -> str:
@@ -244,7 +244,7 @@ def test_run_that_somebody_else_deletes(runtime: Runtime, bundle: MakeBundle) ->
 
 def test_run_keep(runtime: Runtime, bundle: MakeBundle) -> None:
     if "keep" not in runtime("run", "--help").out:
-        pytest.skip("this peer has no --keep")
+        pytest.skip("not applicable: this peer has no --keep")
     made = bundle("/bin/true")
     id = new_id()
     runtime.run(made, "--keep", id=id).ok()

@@ -85,7 +85,7 @@ def test_a_directory(ctnr: Ctnr, debian_tree: Path, debian_root: Path) -> None:
 def test_a_directory_of_roots(ctnr: Ctnr, debian_root: Path, user: User) -> None:
     """Somebody else's directory: the container works, writes where everybody may, and the directory stays as it was."""
     if not user.rootless:
-        pytest.skip("everything is root's")
+        pytest.skip("not applicable: everything is root's")
     script = "cat /etc/os-release /etc/resolv.conf; hostname; echo x > /tmp/made; echo x > /var/tmp/made; cat /tmp/made"
     done = ctnr("run", "--hostname", "inside", debian_root, "sh", "-ec", script).ok()
     assert "Debian" in done.out
@@ -97,7 +97,7 @@ def test_a_directory_of_roots(ctnr: Ctnr, debian_root: Path, user: User) -> None
 def test_dpkg_installs(ctnr: Ctnr, debian_xz: Path, work: Path, user: User) -> None:
     """A package made inside, installed and removed: chown, rename and fsync as dpkg does them."""
     if user.kind == ONE_ID:
-        pytest.skip("one id cannot own what a package owns")
+        pytest.skip("not applicable: one id cannot own what a package owns")
     script = """
         mkdir -p /p/DEBIAN /p/usr/share/thing
         printf 'Package: thing\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@x.org>\\nDescription: x\\n' > /p/DEBIAN/control
@@ -113,7 +113,7 @@ def test_dpkg_installs(ctnr: Ctnr, debian_xz: Path, work: Path, user: User) -> N
 
 def test_apt_installs(ctnr: Ctnr, debian_xz: Path, user: User) -> None:
     if user.rootless:
-        pytest.skip("apt's own user and its mirror take root here")
+        pytest.skip("not applicable: apt's own user and its mirror take root here")
     script = """
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq && apt-get install -y -qq --no-install-recommends hello >/dev/null 2>&1
@@ -129,7 +129,7 @@ def test_apt_installs(ctnr: Ctnr, debian_xz: Path, user: User) -> None:
 def test_apt_as_a_user_with_subuids(ctnr: Ctnr, debian_xz: Path, user: User) -> None:
     """apt drops to _apt with setgroups, seteuid and a chown: what a single id cannot do, a range can."""
     if not user.rootless or user.kind == ONE_ID:
-        pytest.skip("for a user with a range")
+        pytest.skip("not applicable: for a user with a range")
     script = "apt-get update -qq 2>&1 | grep -i -E 'setgroups|seteuid|setuid|chown' || echo fine"
     assert ctnr("run", debian_xz, "sh", "-c", script).ok().out == "fine\n"
 

@@ -148,7 +148,7 @@ def test_a_failed_start_hook_stops_the_container(runtime: Runtime, bundle: MakeB
 def test_a_failed_poststart_hook_is_an_error(runtime: Runtime, bundle: MakeBundle) -> None:
     """Since 1.3: an error, and the container is stopped."""
     if runtime.name != "ctnr":
-        pytest.skip("older runtimes log a warning")
+        pytest.skip("not applicable: older runtimes log a warning")
     hooks = Hooks(bundle("/probe", "--wait"))
     hooks.add("poststart", "exit 3")
     id = runtime.create(hooks.box)

@@ -29,7 +29,7 @@ def asked_args(row: Case, bundle: Bundle) -> list[str]:
 
 def needs_of(row: Case) -> None:
     if "seccomp" in row.name and platform.machine() != "x86_64":
-        pytest.skip("the row has x86-64 syscall numbers")
+        pytest.skip("not applicable: the row has x86-64 syscall numbers")
 
 
 @pytest.mark.parametrize(("row", "kind"), TABLE)
@@ -95,7 +95,7 @@ def test_like_the_peers(row: Case, kind: str, runtimes_of: MakeRuntime, bundle_o
             if done.code == 0:
                 theirs.append(facts(parse_probe(done.out), bundle))
     if not theirs:
-        pytest.skip("no peer here can do it")
+        pytest.skip("not applicable: no peer here can do it")
     ours = facts(parse_probe(runtimes_of(user, view=view).run(bundle).ok().out), bundle)
     assert all(ours.keys() == their.keys() for their in theirs)
     for name, value in ours.items():

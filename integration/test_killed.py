@@ -118,7 +118,7 @@ def test_killed_at_each_system_call(
     user = users.get(kind)
     runtime = runtimes_of(user)
     if runtime.name != "ctnr":
-        pytest.skip("a Go program has its threads killed elsewhere each time; this is about ours")
+        pytest.skip("not applicable: a Go program has its threads killed elsewhere each time; this is about ours")
     prepare, words = VERBS[verb]
     box = bundle_of(user, *(["/bin/true"] if verb == "run" else ["/probe", "--wait"])).save()
     id = prepare(runtime, box)

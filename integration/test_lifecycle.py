@@ -219,7 +219,7 @@ def test_death_by_somebody_elses_hand_is_seen(runtime: Runtime, bundle: MakeBund
 def test_a_config_by_another_name(runtime: Runtime, bundle: MakeBundle, work: Path) -> None:
     """crun's --config."""
     if runtime.name == "runc":
-        pytest.skip("crun's option")
+        pytest.skip("not applicable: crun's option")
     box = bundle("/probe", "--exit", "9")
     box.save()
     other = box.path / "other.json"
@@ -466,7 +466,7 @@ def test_a_whole_life_in_each_view_of_the_cgroups(
 ) -> None:
     runtime = runtimes_of(root, view=where)
     if runtime.name == "crun" and views.mode_of(where) == "hybrid":
-        pytest.skip("crun refuses hybrid hosts")
+        pytest.skip("not applicable: crun refuses hybrid hosts")
     id = runtime.create(bundle_of(root, "/probe", "--wait"))
     runtime("start", id).ok()
     assert parse_probe(runtime("exec", id, "/probe").ok().out)["pid"] != 1

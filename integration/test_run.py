@@ -72,7 +72,7 @@ class Ctnr:
 @pytest.fixture
 def ctnr(runtime: Runtime, work: Path) -> Iterator[Ctnr]:
     if runtime.name != "ctnr":
-        pytest.skip("`ctnr run` is ours alone")
+        pytest.skip("not applicable: `ctnr run` is ours alone")
     home = work / "mine"
     home.mkdir()
     tree = rootfs.make_busybox(home / "tree", runtime.user.uid, runtime.user.gid)
@@ -86,7 +86,7 @@ def ctnr(runtime: Runtime, work: Path) -> Iterator[Ctnr]:
 @pytest.fixture
 def root_ctnr(ctnr: Ctnr) -> Ctnr:
     if ctnr.user.rootless:
-        pytest.skip("this is root's")
+        pytest.skip("not applicable: this is root's")
     return ctnr
 
 
@@ -177,7 +177,7 @@ def test_a_directory_is_used_as_it_is(ctnr: Ctnr) -> None:
 
 def test_a_directory_of_somebody_else_is_not_changed(ctnr: Ctnr, busybox_root: Path) -> None:
     if not ctnr.user.rootless:
-        pytest.skip("everything is root's")
+        pytest.skip("not applicable: everything is root's")
     done = ctnr.run(
         busybox_root, "sh", "-ec", "mkdir /tmp/x; echo y > /tmp/x/y; cat /tmp/x/y; cat /etc/hostname", cwd="/"
     )
@@ -226,7 +226,7 @@ def test_files_of_other_ids_go_with_the_container(ctnr: Ctnr) -> None:
 
 def test_a_tight_umask_is_not_the_containers(ctnr: Ctnr) -> None:
     if ctnr.user.kind == ONE_ID:
-        pytest.skip("there is no other user")
+        pytest.skip("not applicable: there is no other user")
     archive = pack(ctnr.tree, ctnr.work / "root.tar", None)
     for source in (archive, ctnr.tree, "host:"):
         words = shlex.join(ctnr.argv("run", "-u", "1000", source, "cat", "/etc/resolv.conf"))
@@ -455,7 +455,7 @@ def test_user(ctnr: Ctnr) -> None:
 
 def test_another_user_has_no_capabilities(ctnr: Ctnr) -> None:
     if ctnr.user.kind == ONE_ID:
-        pytest.skip("there is no other user")
+        pytest.skip("not applicable: there is no other user")
     sets = kernel.capabilities(ctnr.probe("-u", "alice"))
     assert sets["effective"] == sets["permitted"] == sets["ambient"] == set()
     assert "CAP_CHOWN" in sets["bounding"]
@@ -716,7 +716,7 @@ def test_an_archive_stays_with_its_name(ctnr: Ctnr) -> None:
 @pytest.mark.parametrize("name", ["a/b", "..", ".x", "-x", "a b", "", "ä"])
 def test_bad_names(ctnr: Ctnr, name: str) -> None:
     if name == "":
-        pytest.skip("no name is no name")
+        pytest.skip("not applicable: no name is no name")
     ctnr.refused(f"--name={name}", ctnr.tree, "true")
 
 

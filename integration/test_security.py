@@ -88,7 +88,7 @@ def test_cve_2019_16884_2019_18837_2019_19921_proc_over_a_symlink(
     """The image's /proc or /sys is a link: what is mounted there would not be where writes to it are meant to go."""
     box = bundle("/bin/true")
     if name == "sys" and runtime.user.rootless:
-        pytest.skip("an ordinary user's /sys is the host's, bound: no writes are meant to go there")
+        pytest.skip("not applicable: an ordinary user's /sys is the host's, bound: no writes are meant to go there")
     replace(box, name, target)
     done = runtime.run(box)
     assert done.code == 1
@@ -246,7 +246,7 @@ def test_cve_2025_52565_a_console_that_is_none(
     elif fake == "link":
         replace(box, "dev/pts/ptmx", str(host / "ptmx"))
     elif user.rootless:
-        pytest.skip("a device node takes root")
+        pytest.skip("not applicable: a device node takes root")
     else:
         os.mknod(ptmx, 0o20666, os.makedev(1, 5))
     rootfs.give(box.root / "dev", user.uid, user.gid)

@@ -41,6 +41,26 @@ def test_names_of_cgroups_stay_in_their_hierarchy(
     assert {mount: sorted(os.listdir(os.path.dirname(mount))) for mount in before} == before
 
 
+def test_a_cgroup_that_others_are_in_is_left_alone(root_runtime: Runtime, bundle_of: MakeBundle, root: User) -> None:
+    """cgroupsPath names the cgroup of another container: refused, and nobody in it is killed by the cleaning up."""
+    path = f"/{machine.TOKEN}-shared"
+    first, second = bundle_of(root, "/probe", "--wait"), bundle_of(root, "/bin/true")
+    first.linux["cgroupsPath"] = second.linux["cgroupsPath"] = path
+    id = root_runtime.start_detached(first)
+    for verb in ("run", "create"):
+        second.save()
+        done = root_runtime(verb, "--bundle", str(second.path), "second")
+        assert "container's cgroup is not empty" in done.error_line
+        root_runtime("delete", "--force", "second").ok()
+        assert root_runtime.status(id) == "running"
+    for up in ("/", ""):
+        second.linux["cgroupsPath"] = up + "." if up else "/"
+        second.save()
+        assert root_runtime("run", "--bundle", str(second.path), "second").code == 1
+    assert root_runtime.status(id) == "running"
+    root_runtime.stop(id)
+
+
 @pytest.mark.parametrize("sub", ["..", "../..", "/..", "a/../..", "../../../../../../tmp"])
 def test_exec_cgroup_stays_below_the_containers(
     sub: str, root_runtime: Runtime, bundle_of: MakeBundle, root: User
@@ -130,7 +150,7 @@ def test_cve_2023_25809_the_hosts_cgroups_are_out_of_reach(runtimes_of: MakeRunt
     user = users.get(users.SUBIDS)
     mount_point = machine.cgroup_mounts().get("")
     if mount_point is None:
-        pytest.skip("no cgroup2 here")
+        pytest.skip("not applicable: no cgroup2 here")
     group = Path(mount_point) / f"{machine.TOKEN}-theirs"
     group.mkdir()
     try:

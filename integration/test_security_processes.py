@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from support import kernel, machine, rootfs, runtimes, users
 from support.bundles import Bundle, MakeBundle
-from support.runtimes import MakeRuntime, Runtime, parse_probe
+from support.runtimes import Json, MakeRuntime, Runtime, parse_probe
 from support.terminals import Behind, ConsoleSocket
 from support.users import ROOT, SUBIDS, User
 
@@ -55,7 +56,7 @@ done
 """
 
 
-def identity(path: Path | str) -> tuple[int, int, int, int, str]:
+def identity(path: Path) -> tuple[int, int, int, int, str]:
     """What tells whether a program of the host's was tampered with."""
     real = Path(path).resolve()
     status = real.stat()
@@ -66,7 +67,7 @@ def identity(path: Path | str) -> tuple[int, int, int, int, str]:
 @pytest.fixture
 def programs() -> Iterator[None]:
     """The host's programs that take part in a start stay as they are (CVE-2019-5736)."""
-    taking_part = [runtimes.ctnr_oci(), runtimes.ctnr_bin(), "/usr/bin/python3", sys.executable]
+    taking_part = [runtimes.ctnr_oci(), runtimes.ctnr_bin(), Path("/usr/bin/python3"), Path(sys.executable)]
     before = [identity(path) for path in taking_part]
     yield
     assert [identity(path) for path in taking_part] == before
@@ -121,7 +122,7 @@ def test_cve_2016_9962_2019_5736_whoever_enters_cannot_be_looked_into(
 ) -> None:
     machine.need_root()
     id = hostile(runtime, bundle, LOOK)
-    process = {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
+    process: Json = {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
     if score is not None:
         process["oomScoreAdj"] = score  # written by way of the host's /proc, before the container is entered
     for i in range(100):
@@ -317,6 +318,21 @@ def test_cve_2024_21626_the_program_has_its_stdio_and_nothing_else(
     runtime.stop(id)
 
 
+@pytest.mark.parametrize(
+    "kind", ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+)
+def test_a_hook_has_its_stdio_and_nothing_else(
+    kind: str, runtime: Runtime, bundle: MakeBundle, leaked: tuple[int, ...]
+) -> None:
+    """What the caller leaked, what the runtime has open, what the init has open."""
+    box = bundle("/bin/true")
+    # -e: the directory that the glob had open is closed by then
+    script = "for x in /proc/self/fd/*; do [ -e $x ] && echo FD=${x##*/}; done; exit 3"
+    box.config["hooks"] = {kind: [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
+    done = runtime.run(box, pass_fds=leaked)
+    assert re.findall(r"FD=(\d+)", done.err) == ["0", "1", "2"], str(done)  # what a failed hook said is shown
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 4000])
 def test_preserved_fds_are_the_callers(count: int, runtime: Runtime, bundle: MakeBundle) -> None:
     """More asked for than was given: the runtime's own fds (the state directory) are not what is meant."""
@@ -429,7 +445,7 @@ def test_what_stdin_is_keeps_its_owner(
     try:
         fd = os.open(path, os.O_RDWR if kind != "block device" else os.O_RDONLY)
     except OSError as error:
-        pytest.skip(f"no such device here: {error}")
+        pytest.skip(f"not applicable: no such device here: {error}")
     try:
         root_runtime.run(box, stdin=fd).ok()
         assert path.stat().st_uid == (1000 if kind == "fifo" else 0)

@@ -161,7 +161,7 @@ def test_a_shell_for_people(script_at: AtTerminal) -> None:
 def test_no_terminal_of_ours(runtime: Runtime, bundle: MakeBundle) -> None:
     """The container's can do without: its output comes with its line ends."""
     if runtime.name == "runc":
-        pytest.skip("runc wants one")
+        pytest.skip("not applicable: runc wants one")
     made = bundle("/bin/sh", "-c", "read x; echo got:$x")
     made.process["terminal"] = True
     done = runtime.run(made, stdin="in\n").ok()

@@ -150,7 +150,7 @@ HOSTILE: dict[str, Case] = {
 def test_hostile_archive_is_refused(place: Place, resolver: str, name: str) -> None:
     data, entry, why = HOSTILE[name]
     if name == "sparse file of 4 EiB" and not _has_size_limit(place.path):
-        pytest.skip("this filesystem has no limit a file could exceed")
+        pytest.skip("not applicable: this filesystem has no limit a file could exceed")
     outside = str(place.outside).encode()
     message = place.refuses(_with_outside(data, outside))
     assert message.startswith(entry[:150]), message
@@ -225,7 +225,7 @@ def test_owner_without_a_mapping(place: Place) -> None:
     assert (place.dest / "d/f").stat().st_uid == os.getuid()
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may")
+@pytest.mark.skipif(os.getuid() == 0, reason="not applicable: root may")
 def test_owner_that_cannot_be_kept(place: Place) -> None:
     assert "f: its owner 0:0 cannot be kept without being root" in place.refuses(archive(member(b"f")), UnpackPolicy())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posix
 from errno import EINVAL, ENOENT, ESRCH
 
-from ctnr import _native, jsonio
+from ctnr import _native, jsonio, log
 from ctnr.errors import CtnrError, StateError, SyscallError
 from ctnr.runtime import state
 from ctnr.runtime.process import Process, poll_exit
@@ -80,7 +80,8 @@ class Container:
                 raise SyscallError("read the state of the container", error.errno or 0, dir.path) from None
             data = {"id": id, "pid": 0}  # its create died, or is still at the beginning
         except ValueError as error:
-            raise CtnrError(f"{dir.path}/{state.STATE} is damaged: {error}; remove it with delete --force") from None
+            log.warning(f"{dir.path}/{state.STATE} is damaged: {error}; remove the container with delete --force")
+            data = {"id": id, "pid": 0}
         return cls(id, root, dir, data)
 
     def close(self) -> None:

@@ -160,7 +160,7 @@ def create(
     if rootless is None:
         rootless = is_rootless()
     launch.check_preserved(preserve_fds)
-    dir = state.new(root, id)
+    dir, mark = state.new(root, id)
     data: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "id": id,
@@ -179,7 +179,6 @@ def create(
     container = Container(id, root, dir, data)
     container._config = config
     try:
-        mark = dir.begin()
         try:
             if made.held:
                 container._owner = dir.hold()

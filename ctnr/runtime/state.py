@@ -10,7 +10,7 @@ HOT. A file says what is; what is running is asked of the kernel: nothing here c
 from __future__ import annotations
 
 import posix
-from errno import ECONNREFUSED, EEXIST, ENOENT, ESRCH
+from errno import ECONNREFUSED, EEXIST, ENOENT, ENOTEMPTY, ESRCH
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 
 from ctnr import _native, files, jsonio
@@ -194,7 +194,7 @@ class StateDir:
         parent = files.open_dir(files.dirname(self.path))
         try:
             # first out of the way under a name no container can have: what is left after a crash is no container
-            name = f".gone-{files.basename(self.path)}-{posix.getpid()}"
+            name = f".gone-{posix.getpid()}-{posix.urandom(4).hex()}"
             try:
                 posix.rename(files.basename(self.path), name, src_dir_fd=parent, dst_dir_fd=parent)
             except OSError as error:
@@ -202,8 +202,20 @@ class StateDir:
                     return
                 raise
             files.remove_tree_at(parent, name)
+            _sweep(parent)
         finally:
             posix.close(parent)
+
+
+def _sweep(root_fd: int) -> None:
+    """Remove what processes that were killed in new() or remove() have left."""
+    for name in posix.listdir(root_fd):
+        kind, _, rest = name.partition("-")
+        if kind in (".gone", ".new") and not _exists("/proc/" + rest.partition("-")[0], -1):
+            try:
+                files.remove_tree_at(root_fd, name)
+            except FileNotFoundError:
+                continue  # somebody else was faster
 
 
 def _exists(name: str, dir_fd: int) -> bool:
@@ -214,19 +226,36 @@ def _exists(name: str, dir_fd: int) -> bool:
     return True
 
 
-def new(root: str, id: str) -> StateDir:
-    """Make the directory of a new container. StateError if the id is taken."""
+def new(root: str, id: str) -> tuple[StateDir, int]:
+    """The directory of a new container, marked as being created: it appears with the mark in it. The fd is the mark's.
+
+    StateError if the id is taken.
+    """
     check_id(id)
     if not check_root(root):
         make_root(root)
     path = files.join(root, id)
+    # a name that no container can have: what is left after a crash is swept with the next removal
+    hidden = files.join(root, f".new-{posix.getpid()}-{posix.urandom(4).hex()}")
     try:
-        posix.mkdir(path, 0o700)
+        posix.mkdir(hidden, 0o700)
     except OSError as error:
-        if error.errno == EEXIST:
-            raise StateError(f"container with given ID already exists: {id}", id) from None
         raise SyscallError("--root: make", error.errno or 0, path) from None
-    return StateDir(path, files.open_dir(path))
+    dir = StateDir(path, files.open_dir(hidden))
+    try:
+        mark = dir.begin()
+        try:
+            posix.rename(hidden, path)  # fails if there is one, which is never empty
+        except OSError as error:
+            posix.close(mark)
+            files.remove_tree(hidden)
+            if error.errno in (EEXIST, ENOTEMPTY):
+                raise StateError(f"container with given ID already exists: {id}", id) from None
+            raise SyscallError("--root: make", error.errno or 0, path) from None
+    except BaseException:
+        dir.close()
+        raise
+    return dir, mark
 
 
 def open(root: str, id: str) -> StateDir:

@@ -86,24 +86,43 @@ int do_hook(struct init *in, const struct plan_step *s)
     return (int)r;
 }
 
+static int is_ptmx(int fd)
+{
+    struct sys_stat st;
+    long r = sys_stat(fd, "", AT_EMPTY_PATH, &st);
+    return r == 0 && (st.mode & S_IFMT) == S_IFCHR && st.major == 5 && st.minor == 2;
+}
+
+/* The container's ptmx. What is there may be anything: it is looked at before it is opened (some devices act on that). */
+static int open_ptmx(struct init *in)
+{
+    const char *path = "/dev/pts/ptmx";
+    int fd = root_open(in, path, O_PATH, 0);
+    if (fd == -ENOENT) {
+        path = "/dev/ptmx";
+        fd = root_open(in, path, O_PATH, 0);
+    }
+    if (fd >= 0 && is_ptmx(fd)) {
+        sys_close(fd);
+        fd = root_open(in, path, O_RDWR | O_NOCTTY, 0);
+    }
+    if (fd >= 0 && !(is_ptmx(fd) && sys_fs_magic(fd) == DEVPTS_SUPER_MAGIC)) {
+        sys_close(fd);
+        in->code = ERR_UNSAFE;
+        fd = -ENODEV;
+    }
+    return fd < 0 ? fail_at(in, fd, "/dev/pts/ptmx") : fd;
+}
+
 /* A new pty of the container's own devpts: the slave becomes the stdio, the master goes to whoever asked for it. Only the
  * slave's fd is used, never its name (CVE-2025-52565). */
 int do_console(struct init *in, const struct plan_step *s)
 {
-    int master = root_open(in, "/dev/pts/ptmx", O_RDWR | O_NOCTTY, 0), r;
-    if (master == -ENOENT)
-        master = root_open(in, "/dev/ptmx", O_RDWR | O_NOCTTY, 0);
+    int master = open_ptmx(in);
     if (master < 0)
-        return fail_at(in, master, "/dev/pts/ptmx");
-    struct sys_stat st;
-    r = (int)sys_stat(master, "", AT_EMPTY_PATH, &st);
-    if (r == 0 && (sys_fs_magic(master) != DEVPTS_SUPER_MAGIC || st.major != 5 || st.minor != 2)) {
-        in->code = ERR_UNSAFE;
-        return fail_at(in, -ENODEV, "/dev/pts/ptmx");
-    }
+        return master;
     int unlock = 0;
-    if (r == 0)
-        r = (int)SYS(ioctl, master, TIOCSPTLCK, &unlock);
+    int r = (int)SYS(ioctl, master, TIOCSPTLCK, &unlock);
     int slave = r < 0 ? r : (int)SYS(ioctl, master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (slave < 0)
         return slave;

@@ -72,10 +72,13 @@ static void find_home(struct init *in, char *home, size_t size)
         sys_close(fd);
         return;
     }
-    for (;;) {
+    for (int end = 0; !end;) {
         long got = SYS(read, fd, buf, sizeof buf);
-        if (got <= 0)
-            break;
+        if (got <= 0) { /* the last line may have no newline */
+            end = 1;
+            got = 1;
+            buf[0] = '\n';
+        }
         for (long i = 0; i < got; i++) {
             if (buf[i] != '\n') {
                 if (n + 1 < sizeof line)
