@@ -14,7 +14,9 @@ MAX_ID = (1 << 32) - 2
 
 
 def read_in_root(root: str, path: str) -> bytes:
-    """A regular file of the container, b"" if there is none; symlinks are followed within the root only."""
+    """A regular file of the container, b"" if there is none, or no root yet; symlinks are followed within the root only."""
+    if not root:
+        return b""
     root_fd = files.open_dir(root)
     try:
         found = _native.openat2(root_fd, path, posix.O_PATH, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
