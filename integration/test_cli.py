@@ -485,7 +485,7 @@ def test_ctnr_sees_the_same_containers(ctnr: Callable[..., Result], runtime: Run
     assert ctnr("ps", "-q").ok().out == ""
     assert ctnr("ps", "-aq").ok().out == f"{sleeper}\n"
     ctnr("delete", sleeper).ok()
-    assert ctnr("state", sleeper).error_line == f"ctnr: container '{sleeper}' does not exist"
+    assert ctnr("state", sleeper).error_line == "ctnr: container does not exist"
 
 
 def test_ctnr_exec_speaks_dockers_language(ctnr: Callable[..., Result], sleeper: str) -> None:

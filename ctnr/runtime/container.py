@@ -7,9 +7,9 @@ HOT. Everything the command does, a method here does first. Safe from any thread
 from __future__ import annotations
 
 import posix
-from errno import EINVAL, ENOENT, ESRCH
+from errno import EINVAL, ENODEV, ENOENT, ESRCH
 
-from ctnr import _native, jsonio, log
+from ctnr import _native, files, jsonio, log
 from ctnr.errors import CtnrError, StateError, SyscallError
 from ctnr.runtime import state
 from ctnr.runtime.process import Process, poll_exit
@@ -70,7 +70,7 @@ class Container:
 
     @classmethod
     def load(cls, id: str, root: str | None = None) -> Container:
-        """The container with that id. StateError "container ... does not exist"."""
+        """The container with that id. StateError "container does not exist"."""
         root = root or state.default_root()
         dir = state.open(root, id)
         try:
@@ -152,7 +152,7 @@ class Container:
 
     def _open_pid(self) -> int | None:
         """A pidfd of the first process, if it lives and is the one that was noted."""
-        if not self.pid or self._state.get("boot") != state.boot_id():
+        if not self.pid or (self._dir.outlives_boot() and self._state.get("boot") != state.boot_id()):
             return None
         try:
             pidfd = _native.pidfd_open(self.pid)
@@ -184,8 +184,7 @@ class Container:
             return "stopped"
         if self._dir.waits_for_start():
             return "created"
-        group = self.cgroup
-        if group is not None and group.frozen():
+        if self._frozen():
             return "paused"
         if self._launch is not None and self._launch.sync_fd >= 0:
             return "created"
@@ -204,17 +203,23 @@ class Container:
         posix.close(pidfd)
         return True
 
+    def _frozen(self) -> bool:
+        """Whether its cgroup is: one file, without loading what else there is to know of cgroups."""
+        file = (self._state.get("cgroup") or {}).get("freezer")
+        if not file:
+            return False
+        try:
+            return files.read_file(file).strip() == b"1"
+        except OSError as error:
+            if error.errno in (ENOENT, ENODEV):
+                return False
+            raise SyscallError("read the freezer's state", error.errno or 0, file) from None
+
     def state(self) -> dict[str, Any]:
         """The state document (runtime.md#state) with runc's additions: rootfs, created, owner."""
         status = self.status()
         document = self._document(status)
-        from pwd import getpwuid
-
-        uid = self._state.get("uid", posix.geteuid())
-        try:
-            document["owner"] = getpwuid(uid).pw_name
-        except KeyError:
-            document["owner"] = str(uid)
+        document["owner"] = _user_name(self._state.get("uid", posix.geteuid()))
         return document
 
     def _document(self, status: str) -> dict[str, Any]:
@@ -291,15 +296,14 @@ class Container:
     def kill(self, signal: int, all: bool = False) -> None:
         """Send a signal to the first process, or to every process (runtime.md#kill). StateError unless it runs."""
         status = self.status()
-        group = self.cgroup
-        if all and group is not None:
-            group.kill(signal)
+        if all and self.cgroup is not None:
+            self.cgroup.kill(signal)
             return
         if status == "stopped":
             raise StateError("container not running", self.id, status)
         self.process.kill(signal)
-        if signal == _SIGKILL and status == "paused" and group is not None:
-            group.thaw()
+        if signal == _SIGKILL and status == "paused" and self.cgroup is not None:
+            self.cgroup.thaw()
 
     def _kill_all(self) -> None:
         """SIGKILL to everything; returns when the first process is gone."""
@@ -313,7 +317,7 @@ class Container:
                     raise SyscallError("kill the container", error.errno or 0) from None
         if group is not None and not self._planned_cgroup():
             try:
-                if group.frozen():
+                if self._frozen():
                     group.thaw()
                 if not self._state.get("own_pids"):
                     group.kill(_SIGKILL)  # nothing dies with the first process
@@ -420,6 +424,17 @@ class Container:
             detach=detach,
             init=init,
         )
+
+
+def _user_name(uid: int) -> str:
+    if uid == 0:
+        return "root"  # no need to read the user database, which may be somewhere in the network
+    from pwd import getpwuid
+
+    try:
+        return getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _in_pid_namespace(pid: int) -> list[int]:

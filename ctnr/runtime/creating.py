@@ -229,7 +229,7 @@ class _Creation:
                 container._dir.write_state(container._state)
                 group.create(resources, ctx.linux.get("devices") or ())
                 container._cgroup = ctx.cgroup = group
-                container._state["cgroup"] = {**note, "created": group.created}
+                container._state["cgroup"] = {**note, "created": group.created, "freezer": group.freezer_file()}
                 self._own_cgroup(group)
             if ctx.listen:
                 fds.add("start", _native.unix_listen(self.container._dir.fd, state.SOCKET))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 STATE, CONFIG, SOCKET, CREATING, HELD = "state.json", "config.json", "start.sock", "creating", "held"
 MAX_ID = 1024
+_TMPFS_MAGIC = 0x01021994
 
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
@@ -110,6 +111,10 @@ class StateDir:
         if self.fd >= 0:
             posix.close(self.fd)
             self.fd = -1
+
+    def outlives_boot(self) -> bool:
+        """Whether the directory may be from before the machine's last start: not on a tmpfs, as /run mostly is."""
+        return _native.fstatfs_type(self.fd) != _TMPFS_MAGIC
 
     def lock(self) -> None:
         """Wait for the verbs of other processes; StateError if the container has gone meanwhile."""
@@ -267,7 +272,7 @@ def open(root: str, id: str) -> StateDir:
         return StateDir(path, files.open_dir(path))
     except OSError as error:
         if error.errno == ENOENT:
-            raise StateError(f"container {id!r} does not exist", id) from None
+            raise StateError("container does not exist", id) from None
         raise SyscallError("--root: open", error.errno or 0, path) from None
 
 

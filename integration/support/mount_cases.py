@@ -14,7 +14,7 @@ from .kernel import Json, mount_at, mounts
 from .users import KINDS, ROOT, User
 
 NEW = {"runc": (1, 2), "crun": (1, 9)}
-RECURSIVE = {"runc": (1, 2), "crun": (1, 8)}
+RECURSIVE = {"runc": (1, 2), "crun": (1, 20)}  # crun 1.8 knows nosymfollow for none of them
 
 
 def source_dir(bundle: Bundle, name: str = "source") -> Path:

@@ -262,6 +262,12 @@ class Cgroup:
             return v2, self.paths[""]
         return None
 
+    def freezer_file(self) -> str:
+        """The file that reads 1 while the cgroup is frozen; "" without a freezer."""
+        if "freezer" in self.paths:
+            return self.paths["freezer"] + "/freezer.self_freezing"
+        return self.paths[""] + "/cgroup.freeze" if "" in self.paths else ""
+
     def freeze(self) -> None:
         """Stop all processes where they are; returns when all have stopped. Raises SyscallError, CtnrError."""
         module, path = self._freezer() or _no_freezer()
