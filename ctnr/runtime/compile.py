@@ -10,7 +10,7 @@ import posix
 
 from ctnr.errors import SpecError
 from ctnr.runtime import plan as p
-from ctnr.runtime import rootfs
+from ctnr.runtime import rootfs, state
 from ctnr.runtime.cgroups.layout import layout
 from ctnr.runtime.plan import Plan
 from ctnr.spec.tables import (
@@ -60,6 +60,7 @@ class Context:
         "no_new_keyring",
         "no_pivot",
         "preserve_fds",
+        "privileged_parent",
         "root_steps",
         "rootfs",
         "setgroups",
@@ -89,14 +90,11 @@ class Context:
         self.trees: dict[str, tuple[str, bool, MountOptions, Mount, str]] = {}
         namespaces = {n["type"]: n.get("path", "") for n in self.linux.get("namespaces") or ()}
         self.user_namespace = "user" in namespaces
+        # the runtime can do what the container's root cannot
+        self.privileged_parent = self.user_namespace and self.euid == 0 and not state.in_user_namespace()
         self.mount_namespace = "mount" in namespaces
         self.new_cgroup_namespace = namespaces.get("cgroup", "-") == ""
         self.has_kcore = exists("/proc/kcore")
-
-    @property
-    def privileged_parent(self) -> bool:
-        """The runtime can do what the container's root cannot."""
-        return self.euid == 0 and self.user_namespace
 
     @property
     def passed_fds(self) -> range:

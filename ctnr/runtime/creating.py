@@ -47,7 +47,7 @@ def is_rootless() -> bool:
     """Whether the machine's cgroups and devices are not ours: not root, or root of a user namespace only."""
     if posix.geteuid() != 0:
         return True
-    return files.read_file("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]
+    return state.in_user_namespace()
 
 
 def read_config(bundle: str, config_path: str | None = None) -> bytes:
@@ -351,8 +351,8 @@ def _setgroups(config: Config) -> bool:
             try:  # /proc/PID/ns/user: its process tells
                 return files.read_file(f"{owner}/setgroups").strip() == b"allow"
             except OSError:
-                return posix.geteuid() == 0
-    return posix.geteuid() == 0
+                return idmap.may_setgroups()
+    return idmap.may_setgroups()
 
 
 def connect(path: str) -> int:

@@ -11,6 +11,7 @@ from errno import EINVAL, EPERM
 
 from ctnr import files
 from ctnr.errors import CtnrError, SyscallError
+from ctnr.runtime import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +74,14 @@ def single_id(maps: list[IDMapping], own: int) -> bool:
 
 def setgroups_allowed(uids: list[IDMapping], gids: list[IDMapping]) -> bool:
     """Whether setgroups(2) works in a namespace with these maps: not when an unprivileged user wrote the gid map."""
-    return posix.geteuid() == 0 or not single_id(gids, posix.getegid())
+    return may_setgroups() if posix.geteuid() == 0 else not single_id(gids, posix.getegid())
+
+
+def may_setgroups() -> bool:
+    """Whether this process may: root, unless of a user namespace that an unprivileged user made."""
+    if posix.geteuid() != 0:
+        return False
+    return not state.in_user_namespace() or files.read_file("/proc/self/setgroups").strip() == b"allow"
 
 
 def write_maps(pid: int, uids: list[IDMapping], gids: list[IDMapping]) -> None:

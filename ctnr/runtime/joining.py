@@ -9,7 +9,7 @@ from errno import EBUSY, ENOSYS, EPERM
 from ctnr import files, log
 from ctnr.errors import CtnrError, StateError
 from ctnr.runtime import compile as compiler
-from ctnr.runtime import creating, launch
+from ctnr.runtime import creating, idmap, launch
 from ctnr.runtime import plan as p
 from ctnr.runtime.compile import Context
 from ctnr.runtime.process import Process
@@ -127,7 +127,7 @@ def _dup(fd: int) -> int:
 def _setgroups(container: Container, ctx: Context) -> bool:
     """What the kernel says of the container's user namespace (user_namespaces(7), /proc/PID/setgroups)."""
     if not ctx.user_namespace:
-        return posix.geteuid() == 0
+        return idmap.may_setgroups()
     try:
         return files.read_file(f"/proc/{container.pid}/setgroups").strip() == b"allow"
     except OSError:

@@ -39,9 +39,9 @@ def check_id(id: str) -> None:
 def default_root() -> str:
     """/run/ctnr for root; for anybody else $XDG_RUNTIME_DIR/ctnr, or a directory that is only theirs."""
     uid = posix.geteuid()
-    if uid == 0:
-        return "/run/ctnr"
     base = files.getenv("XDG_RUNTIME_DIR")
+    if uid == 0 and not (base and in_user_namespace()):
+        return "/run/ctnr"
     if base:
         return f"{base}/ctnr"
     try:
@@ -51,6 +51,11 @@ def default_root() -> str:
     except OSError:
         pass  # no login manager made one
     return f"/tmp/ctnr-{uid}"
+
+
+def in_user_namespace() -> bool:
+    """Whether this process is in one that has not all of the machine's ids."""
+    return files.read_file("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]
 
 
 def make_root(root: str) -> None:
@@ -199,7 +204,7 @@ class StateDir:
         parent = files.open_dir(files.dirname(self.path))
         try:
             # first out of the way under a name no container can have: what is left after a crash is no container
-            name = f".gone-{posix.getpid()}-{posix.urandom(4).hex()}"
+            name = f"~gone-{posix.getpid()}-{posix.urandom(4).hex()}"
             try:
                 posix.rename(files.basename(self.path), name, src_dir_fd=parent, dst_dir_fd=parent)
             except OSError as error:
@@ -212,11 +217,22 @@ class StateDir:
             posix.close(parent)
 
 
-def _sweep(root_fd: int) -> None:
+def sweep(root: str) -> None:
     """Remove what processes that were killed in new() or remove() have left."""
+    try:
+        root_fd = files.open_dir(root)
+    except OSError:
+        return  # there is no root, so nothing is left in it
+    try:
+        _sweep(root_fd)
+    finally:
+        posix.close(root_fd)
+
+
+def _sweep(root_fd: int) -> None:
     for name in posix.listdir(root_fd):
         kind, _, rest = name.partition("-")
-        if kind in (".gone", ".new") and not _exists("/proc/" + rest.partition("-")[0], -1):
+        if kind in ("~gone", "~new") and not _exists("/proc/" + rest.partition("-")[0], -1):
             try:
                 files.remove_tree_at(root_fd, name)
             except FileNotFoundError:
@@ -241,7 +257,7 @@ def new(root: str, id: str) -> tuple[StateDir, int]:
         make_root(root)
     path = files.join(root, id)
     # a name that no container can have: what is left after a crash is swept with the next removal
-    hidden = files.join(root, f".new-{posix.getpid()}-{posix.urandom(4).hex()}")
+    hidden = files.join(root, f"~new-{posix.getpid()}-{posix.urandom(4).hex()}")
     try:
         posix.mkdir(hidden, 0o700)
     except OSError as error:
@@ -272,6 +288,7 @@ def open(root: str, id: str) -> StateDir:
         return StateDir(path, files.open_dir(path))
     except OSError as error:
         if error.errno == ENOENT:
+            sweep(root)
             raise StateError("container does not exist", id) from None
         raise SyscallError("--root: open", error.errno or 0, path) from None
 
@@ -286,4 +303,4 @@ def ids(root: str) -> list[str]:
         if error.errno == ENOENT:
             return []
         raise SyscallError("--root: list", error.errno or 0, root) from None
-    return sorted(name for name in names if name[0] != "." and _ALLOWED.issuperset(name))
+    return sorted(name for name in names if _ALLOWED.issuperset(name))
