@@ -39,7 +39,7 @@ exec(code, {"__name__": "__main__", "__file__": main, "__package__": None})
 """
 
 # What of Python's own is free, or nearly (each under half a millisecond)
-PYTHON = set("__future__ _json _struct errno fcntl gc grp pwd select termios time _socket".split())
+PYTHON = set("__future__ _json _struct errno fcntl gc grp pwd select time _socket".split())
 # seccomp's cache: one of them, by version
 PYTHON |= {"_sha256", "_sha2"}
 
@@ -55,14 +55,14 @@ COMPILE = (
     LAUNCH
     | CGROUP
     | set(
-        "ctnr.runtime.cgroups.layout ctnr.runtime.compile ctnr.runtime.creating ctnr.runtime.idmap ctnr.runtime.rootfs "
-        "ctnr.spec.mounts ctnr.spec.process ctnr.spec.runtime ctnr.spec.schema ctnr.spec.sysctl".split()
+        "ctnr.runtime.cgroups.layout ctnr.runtime.compile ctnr.runtime.creating ctnr.runtime.rootfs "
+        "ctnr.spec.mounts ctnr.spec.process ctnr.spec.runtime ctnr.spec.schema".split()
     )
 )
-# By how the machine's cgroups are mounted, whether we may use them, and what is asked of them
+# By how the machine's cgroups are mounted, whether we may use them, what is asked of them; id maps without root
 MACHINE = CGROUP | set(
     "ctnr.runtime.cgroups.devices ctnr.runtime.cgroups.layout ctnr.runtime.cgroups.resources ctnr.runtime.cgroups.v1 "
-    "ctnr.runtime.cgroups.v2 ctnr.spec.resources".split()
+    "ctnr.runtime.cgroups.v2 ctnr.runtime.idmap ctnr.spec.resources".split()
 )
 
 OCI = {"ctnr.cli.oci"}

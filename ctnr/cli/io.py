@@ -14,7 +14,6 @@ import errno
 import fcntl
 import posix
 import select
-import termios
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ _KEPT = (
 )
 _ENDING = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM)
 _CHUNK = 1 << 16
+# asm-generic/ioctls.h: termios itself is loaded only where there is a terminal (0.2 ms)
+_TIOCGWINSZ, _TIOCSWINSZ = 0x5413, 0x5414
 _IN, _OUT = select.POLLIN, select.POLLOUT
 
 
@@ -104,14 +105,14 @@ def follow_size(console_fd: int) -> None:
     """Give a terminal the size of ours, if we have one."""
     size = window_size()
     if size is not None:
-        fcntl.ioctl(console_fd, termios.TIOCSWINSZ, size)
+        fcntl.ioctl(console_fd, _TIOCSWINSZ, size)
 
 
 def window_size() -> bytes | None:
     """The `struct winsize` (ioctl_tty(2)) of the terminal that stdin, stdout or stderr is, or None."""
     for fd in (0, 1, 2):
         try:
-            return fcntl.ioctl(fd, termios.TIOCGWINSZ, b"\0" * 8)
+            return fcntl.ioctl(fd, _TIOCGWINSZ, b"\0" * 8)
         except OSError:
             continue
     return None
@@ -236,6 +237,8 @@ class _Terminal:
         # of the terminal that we change, on descriptor 0 or, if no keys come from there, 1
         self._mode: list[Any] | None = None
         self._keys = False
+        import termios
+
         for fd in (0, 1) if stdin else (1,):
             try:
                 self._mode = termios.tcgetattr(fd)
@@ -256,7 +259,8 @@ class _Terminal:
         """
         if self._mode is None:
             return
-        t = termios
+        import termios as t
+
         mode = list(self._mode)
         mode[1] &= ~t.OPOST
         if self._keys:
@@ -274,6 +278,8 @@ class _Terminal:
             self._set(self._mode)
 
     def _set(self, mode: list[Any]) -> None:
+        import termios
+
         try:
             termios.tcsetattr(0 if self._keys else 1, termios.TCSANOW, mode)
         except termios.error as e:

@@ -13,7 +13,7 @@ from time import gmtime, time_ns
 
 from ctnr import _native, files, jsonio, log
 from ctnr.errors import CtnrError, SpecError, SyscallError
-from ctnr.runtime import cgroups, idmap, launch, state
+from ctnr.runtime import cgroups, launch, state
 from ctnr.runtime import compile as compiler
 from ctnr.runtime import plan as p
 from ctnr.runtime.compile import Context
@@ -170,7 +170,7 @@ def create(
         "created": rfc3339(time_ns()),
         "owner": "",
         "annotations": config.get("annotations") or {},
-        "boot": state.boot_id(),
+        "boot": state.boot_id() if dir.outlives_boot() else "",
         "uid": posix.geteuid(),
         "hooks": [kind for kind, hooks in (config.get("hooks") or {}).items() if hooks],
         "own_pids": any(n["type"] == "pid" for n in ctx.linux.get("namespaces") or ()),
@@ -248,6 +248,8 @@ class _Creation:
             return
         uids, gids = compiler.id_maps(linux)
         if uids:
+            from ctnr.runtime import idmap
+
             user = (config.get("process") or {}).get("user") or {}
             uid, gid = idmap.mapped(uids, user.get("uid", 0)), idmap.mapped(gids, user.get("gid", 0))
             if uid is not None and gid is not None:
@@ -306,6 +308,8 @@ class _Creation:
             score = (config.get("process") or {}).get("oomScoreAdj")
             if score is not None:
                 _write_oom_score(pid, score)
+            from ctnr.runtime import idmap
+
             idmap.write_maps(pid, uids, gids)
         elif phase == p.PHASE_LIMITS:
             limits(pid, (config.get("process") or {}))
@@ -340,18 +344,23 @@ def _undo(container: Container) -> None:
 
 
 def _setgroups(config: Config) -> bool:
+    """Whether setgroups(2) will work in the container."""
     linux = config.get("linux") or {}
+    own = [namespace for namespace in linux.get("namespaces") or () if namespace["type"] == "user"]
+    if not own and posix.geteuid() == 0 and not state.in_user_namespace():
+        return True
+    from ctnr.runtime import idmap
+
     uids, gids = compiler.id_maps(linux)
-    for namespace in linux.get("namespaces") or ():
-        if namespace["type"] == "user":
-            path = namespace.get("path", "")
-            if not path:
-                return idmap.setgroups_allowed(uids, gids)
-            owner = path.rpartition("/ns/")[0]
-            try:  # /proc/PID/ns/user: its process tells
-                return files.read_file(f"{owner}/setgroups").strip() == b"allow"
-            except OSError:
-                return idmap.may_setgroups()
+    for namespace in own:
+        path = namespace.get("path", "")
+        if not path:
+            return idmap.setgroups_allowed(uids, gids)
+        owner = path.rpartition("/ns/")[0]
+        try:  # /proc/PID/ns/user: its process tells
+            return files.read_file(f"{owner}/setgroups").strip() == b"allow"
+        except OSError:
+            break
     return idmap.may_setgroups()
 
 

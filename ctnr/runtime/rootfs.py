@@ -12,7 +12,6 @@ from ctnr import files
 from ctnr.errors import CtnrError, SpecError
 from ctnr.runtime import plan as p
 from ctnr.spec.mounts import parse_options
-from ctnr.spec.sysctl import sysctl_path
 from ctnr.spec.tables import (
     MOUNT_ATTR_RDONLY,
     MS_DIRSYNC,
@@ -327,7 +326,12 @@ def _host_procs(rootfs: str) -> list[str]:
 
 
 def sysctls(plan: Plan, ctx: Context) -> None:
-    for key, value in (ctx.linux.get("sysctl") or {}).items():
+    wanted = ctx.linux.get("sysctl")
+    if not wanted:
+        return
+    from ctnr.spec.sysctl import sysctl_path
+
+    for key, value in wanted.items():
         field = f"linux.sysctl.{key}"
         try:
             plan.add(p.SYSCTL, field, sysctl_path(key), value)
