@@ -96,7 +96,7 @@ VERBS: list[tuple[str, set[str]]] = [
     ("ps --format json c", CONTAINER | {"ctnr.cli.listing"}),
     ("exec --detach c /usr/bin/sleep 1000", EXEC),
     ("exec c /usr/bin/true", EXEC | FOREGROUND),
-    ("kill c 9", CONTAINER | OCI | TABLES),
+    ("kill c 9", CONTAINER | OCI | {"ctnr.spec", "ctnr.spec.signals"}),
     ("delete --force c", CONTAINER | OCI),
     ("run --detach r", CREATE),
     ("delete --force r", CONTAINER | OCI),

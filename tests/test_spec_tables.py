@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ctnr.spec import tables
+from ctnr.spec import signals, tables
 
 
 def test_rlimits() -> None:
@@ -48,9 +48,9 @@ def test_schedulers() -> None:
 def test_signals() -> None:
     for s in signal.Signals:
         if s.name not in ("SIGRTMIN", "SIGRTMAX"):
-            assert tables.SIGNALS[s.name[3:]] == s.value
-    assert tables.SIGRTMIN == signal.SIGRTMIN
-    assert tables.SIGRTMAX == signal.SIGRTMAX
+            assert signals.SIGNALS[s.name[3:]] == s.value
+    assert signals.SIGRTMIN == signal.SIGRTMIN
+    assert signals.SIGRTMAX == signal.SIGRTMAX
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_signals() -> None:
     ],
 )
 def test_signal_number(text: str, number: int) -> None:
-    assert tables.signal_number(text) == number
+    assert signals.signal_number(text) == number
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_signal_number(text: str, number: int) -> None:
 )
 def test_no_signal(text: str) -> None:
     with pytest.raises(ValueError) as e:
-        tables.signal_number(text)
+        signals.signal_number(text)
     assert str(e.value) == f'unknown signal "{text}"'
 
 
 def test_signal_names_come_back() -> None:
     for number in range(1, 65):
-        assert tables.signal_number(tables.signal_name(number)) == number
-    assert tables.signal_name(6) == "SIGABRT"
-    assert tables.signal_name(34) == "SIGRTMIN"
-    assert tables.signal_name(37) == "SIGRTMIN+3"
-    assert tables.signal_name(32) == "32"
+        assert signals.signal_number(signals.signal_name(number)) == number
+    assert signals.signal_name(6) == "SIGABRT"
+    assert signals.signal_name(34) == "SIGRTMIN"
+    assert signals.signal_name(37) == "SIGRTMIN+3"
+    assert signals.signal_name(32) == "32"

@@ -89,7 +89,7 @@ def state(g: Globals, parsed: Parsed) -> int:
 def kill(g: Globals, parsed: Parsed) -> int:
     signal = SIGTERM
     if len(parsed.args) > 1:
-        from ctnr.spec.tables import signal_number
+        from ctnr.spec.signals import signal_number
 
         try:
             signal = signal_number(parsed.args[1])

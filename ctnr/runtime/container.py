@@ -152,7 +152,8 @@ class Container:
 
     def _open_pid(self) -> int | None:
         """A pidfd of the first process, if it lives and is the one that was noted."""
-        if not self.pid or (self._dir.outlives_boot() and self._state.get("boot") != state.boot_id()):
+        boot = self._state.get("boot")
+        if not self.pid or (boot and boot != state.boot_id()):
             return None
         try:
             pidfd = _native.pidfd_open(self.pid)
