@@ -156,9 +156,10 @@ def create(
     ctx.preserve_fds, ctx.listen, ctx.init = preserve_fds, detach, init
     ctx.root_steps = made.root_steps
     ctx.console = "console" if console_socket else ""
-    ctx.setgroups = _setgroups(config)
+    unprivileged = is_rootless()
+    ctx.setgroups = _setgroups(config, unprivileged)
     if rootless is None:
-        rootless = is_rootless()
+        rootless = unprivileged
     launch.check_preserved(preserve_fds)
     dir, mark = state.new(root, id)
     data: dict[str, Any] = {
@@ -343,11 +344,11 @@ def _undo(container: Container) -> None:
         container.close()
 
 
-def _setgroups(config: Config) -> bool:
+def _setgroups(config: Config, rootless: bool) -> bool:
     """Whether setgroups(2) will work in the container."""
     linux = config.get("linux") or {}
     own = [namespace for namespace in linux.get("namespaces") or () if namespace["type"] == "user"]
-    if not own and posix.geteuid() == 0 and not state.in_user_namespace():
+    if not own and not rootless:
         return True
     from ctnr.runtime import idmap
 
@@ -414,9 +415,10 @@ def plan(
     ctx.rootfs = made.rootfs or resolve_rootfs(config, bundle)
     ctx.no_pivot, ctx.no_new_keyring, ctx.init = no_pivot, no_new_keyring, init
     ctx.root_steps = made.root_steps
-    ctx.setgroups = _setgroups(config)
+    rootless = is_rootless()
+    ctx.setgroups = _setgroups(config, rootless)
     linux = ctx.linux
-    ctx.cgroup = cgroups.new(linux.get("cgroupsPath"), id, is_rootless(), cgroup_manager, linux.get("resources") or {})
+    ctx.cgroup = cgroups.new(linux.get("cgroupsPath"), id, rootless, cgroup_manager, linux.get("resources") or {})
     if ctx.cgroup is not None:
         ctx.cgroup_files = len({path for name, path in ctx.cgroup.paths.items() if name})
     return compiler.compile_create(ctx)

@@ -139,17 +139,15 @@ class Plan:
         offset = _HEADER.size + len(steps) * _STEP.size
         head = []
         body: list[bytes] = []
-        pack, pack_length = _STEP.pack, _LENGTH.pack
+        pack = _STEP.pack
         for step in steps:
             offsets = [0, 0, 0, 0]
             for i, text in enumerate(step.strings):
                 if text is not None:
-                    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
-                    length = len(data)
+                    packed = _packed.get(text) or _pack(text)
                     offsets[i] = offset
-                    pad = 4 - (length & 3)  # at least one NUL
-                    body += (pack_length(length), data, b"\0\0\0\0"[:pad])
-                    offset += 4 + length + pad
+                    body.append(packed)
+                    offset += len(packed)
             args = step.args
             if len(args) < 5:
                 args += _NO_ARGS[len(args) :]
@@ -162,6 +160,21 @@ class Plan:
         from ctnr.runtime.explain import explain
 
         return explain(self)
+
+
+# strings as the plan has them: most are the same in every plan of a program
+_packed: dict[str | bytes, bytes] = {}
+_MAX_PACKED = 4096
+
+
+def _pack(text: str | bytes) -> bytes:
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    packed = _LENGTH.pack(len(data)) + data + b"\0\0\0\0"[len(data) & 3 :]  # at least one NUL
+    if len(data) < 256:
+        if len(_packed) >= _MAX_PACKED:
+            _packed.clear()
+        _packed[text] = packed
+    return packed
 
 
 def explain_step(step: Step) -> str:
