@@ -40,7 +40,7 @@ test-user: build $(VENV)/.group-test ## As root: run tests/ as nobody
 		env -i PATH=/usr/bin:/bin LANG=C.UTF-8 CI="$$CI" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/nonexistent \
 		$(BIN)/python3 -P -m pytest -p no:cacheprovider $(PYTEST_FLAGS) tests
 
-check: $(VENV)/.setuptools $(VENV)/.group-check ## Lint: Python, types, layers; C by gcc and clang, its format
+check: build $(VENV)/.group-check ## Lint: Python, types, layers; C by gcc and clang, its format
 	@[ $$(id -u) != 0 ] || tools/need.sh check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
