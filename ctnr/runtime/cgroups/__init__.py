@@ -264,9 +264,8 @@ class Cgroup:
 
     def freezer_file(self) -> str:
         """The file that reads 1 while the cgroup is frozen; "" without a freezer."""
-        if "freezer" in self.paths:
-            return self.paths["freezer"] + "/freezer.self_freezing"
-        return self.paths[""] + "/cgroup.freeze" if "" in self.paths else ""
+        where = next((name for name in ("freezer", "") if name in self.paths), None)
+        return "" if where is None else self.paths[where] + ("/freezer.self_freezing" if where else "/cgroup.freeze")
 
     def freeze(self) -> None:
         """Stop all processes where they are; returns when all have stopped. Raises SyscallError, CtnrError."""
