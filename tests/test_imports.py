@@ -94,7 +94,6 @@ VERBS: list[tuple[str, set[str]]] = [
     ("start c", CONTAINER | OCI | LAUNCH),
     ("list", CONTAINER | {"ctnr.cli.listing"}),
     ("ps --format json c", CONTAINER | {"ctnr.cli.listing"}),
-    ("exec --detach c /usr/bin/sleep 1000", EXEC),
     ("exec c /usr/bin/true", EXEC | FOREGROUND),
     ("kill c 9", CONTAINER | OCI | {"ctnr.spec", "ctnr.spec.signals"}),
     ("delete --force c", CONTAINER | OCI),
