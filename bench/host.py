@@ -111,7 +111,11 @@ def children() -> set[int]:
 
 def pss(pid: int) -> float:
     """Proportional set size in KiB."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # it has ended
+    for line in text.splitlines():
         if line.startswith("Pss:"):
             return float(line.split()[1])
     raise Failed(f"/proc/{pid}/smaps_rollup has no Pss line")
