@@ -97,7 +97,6 @@ enum plan_op {
 #define SB_WORD_LAZYTIME 8
 #define SB_WORD_MAND 16
 #define ATTACH_NOFOLLOW 1 /* dest-nofollow: a destination that is a symlink is refused */
-#define ATTACH_NOCREATE 2 /* the destination must be there */
 #define PIVOT_MOVE 1      /* --no-pivot: MS_MOVE and chroot */
 #define PIVOT_READONLY 2  /* then remount / read-only */
 #define PIVOT_CHROOT 4    /* no mount namespace of its own: chroot */

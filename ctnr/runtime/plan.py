@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 JOIN_RETRY = 1
 FSMOUNT_LEGACY, FSMOUNT_STRICT, FSMOUNT_COPYUP = 1, 2, 4
 TREE_NOFOLLOW, TREE_DEVICE = 1, 2
-ATTACH_NOFOLLOW, ATTACH_NOCREATE = 1, 2
+ATTACH_NOFOLLOW = 1
 PIVOT_MOVE, PIVOT_READONLY, PIVOT_CHROOT = 1, 2, 4
 ROOTFS_PLAIN = 1
 SYMLINK_REPLACE, SYMLINK_KEEP = 1, 2
@@ -129,9 +129,6 @@ class Plan:
         ref: str = "",
     ) -> None:
         self.steps.append(Step(op, field, strings, args, flags, ref))
-
-    def refs(self) -> list[str]:
-        return [step.ref for step in self.steps if step.ref]
 
     def encode(self, fds: dict[str, int]) -> bytes:
         """The buffer for the init; `fds` has a number for every ref."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ctnr.spec.mounts import MountOptions
     from ctnr.spec.types import Device, Mount
 
-S_IFMT, S_IFLNK, S_IFBLK, S_IFCHR, S_IFIFO = 0o170000, 0o120000, 0o060000, 0o020000, 0o010000
+S_IFBLK, S_IFCHR, S_IFIFO = 0o060000, 0o020000, 0o010000
 
 # config-linux.md#default-devices
 DEFAULT_DEVICES = (("/dev/null", 3), ("/dev/zero", 5), ("/dev/full", 7), ("/dev/random", 8), ("/dev/urandom", 9))

@@ -233,9 +233,7 @@ int do_attach(struct init *in, const struct plan_step *s)
         return r;
     int nofollow = s->flags & ATTACH_NOFOLLOW ? ROOT_NOFOLLOW : 0;
     const char *path = plan_str(in, s, 0, NULL);
-    int dest = s->flags & ATTACH_NOCREATE
-                   ? root_open(in, path, O_PATH, nofollow)
-                   : root_make(in, path, S_ISDIR_(st.mode), S_ISDIR_(st.mode) ? 0755 : 0644, nofollow);
+    int dest = root_make(in, path, S_ISDIR_(st.mode), S_ISDIR_(st.mode) ? 0755 : 0644, nofollow);
     if (dest < 0)
         return dest;
     r = attach(in->mount_fd, dest);
