@@ -10,14 +10,25 @@ import re
 from pathlib import Path
 
 import pytest
-from support import default_cases, kernel, machine, mount_cases, process_cases, root_cases, runtimes, users, views
+from support import (
+    default_cases,
+    kernel,
+    machine,
+    mount_cases,
+    process_cases,
+    root_cases,
+    runtimes,
+    tuning_cases,
+    users,
+    views,
+)
 from support.bundles import Bundle, MakeBundle, new_id
 from support.cases import CASES, Case
 from support.facts import facts
 from support.runtimes import MakeRuntime, Runtime, parse_probe
 from support.users import User
 
-assert default_cases and process_cases and root_cases and mount_cases  # their rows are in CASES
+assert default_cases and process_cases and root_cases and mount_cases and tuning_cases  # their rows are in CASES
 
 TABLE = [pytest.param(row, kind, id=f"{row.name}-{kind}") for row in CASES for kind in users.KINDS if kind in row.kinds]
 EXEC_TABLE = [p for p in TABLE if p.values[0].exec_too]  # type: ignore[union-attr]

@@ -216,6 +216,35 @@ static PyObject *n_prlimit(PyObject *self, PyObject *args)
     return none_or_error(prlimit64(pid, (enum __rlimit_resource)resource, &lim, NULL));
 }
 
+static PyObject *n_sched_setattr(PyObject *self, PyObject *args)
+{
+    int pid;
+    Py_buffer attr;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iy*:sched_setattr", &pid, &attr))
+        return NULL;
+    uint32_t size = 0;
+    if (attr.len >= (Py_ssize_t)sizeof size)
+        memcpy(&size, attr.buf, sizeof size);
+    if (size < 48 || (Py_ssize_t)size != attr.len) { /* the kernel reads as much as the structure says that it has */
+        PyBuffer_Release(&attr);
+        PyErr_SetString(PyExc_ValueError, "sched_attr.size is not the size of the structure");
+        return NULL;
+    }
+    long r = syscall(SYS_sched_setattr, pid, attr.buf, 0);
+    PyBuffer_Release(&attr);
+    return none_or_error(r);
+}
+
+static PyObject *n_ioprio_set(PyObject *self, PyObject *args)
+{
+    int pid, value;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "ii:ioprio_set", &pid, &value))
+        return NULL;
+    return none_or_error(syscall(SYS_ioprio_set, 1 /* IOPRIO_WHO_PROCESS */, pid, value));
+}
+
 static PyObject *n_fstatfs_type(PyObject *self, PyObject *args)
 {
     int fd;
@@ -379,6 +408,8 @@ static PyMethodDef methods[] = {
     FN("unshare", n_unshare, "unshare(flags)"),
     FN("prctl", n_prctl, "prctl(option, arg2=0, arg3=0, arg4=0, arg5=0) -> int"),
     FN("prlimit", n_prlimit, "prlimit(pid, resource, soft, hard)"),
+    FN("sched_setattr", n_sched_setattr, "sched_setattr(pid, struct sched_attr as bytes)"),
+    FN("ioprio_set", n_ioprio_set, "ioprio_set(pid, value)"),
     FN("fstatfs_type", n_fstatfs_type, "fstatfs_type(fd) -> the magic number of the filesystem"),
     FN("bpf_prog_load_device", ctnr_bpf_prog_load_device, "bpf_prog_load_device(insns) -> fd"),
     FN("bpf_prog_attach", ctnr_bpf_prog_attach, "bpf_prog_attach(cgroup_fd, prog_fd, type, flags, replace_fd=-1)"),

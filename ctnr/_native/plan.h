@@ -67,15 +67,20 @@ enum plan_op {
     OP_DOMAINNAME, /* str0 */
     OP_SYSCTL,     /* str0: path below /proc/sys; str1: value */
     OP_KEYRING,    /* str0: name of the session keyring to join or make */
-    OP_CONSOLE,  /* fd: console socket or -1 (the parent gets the master); arg0: rows; arg1: columns; flags CONSOLE_* */
-    OP_HOOK,     /* str0: path; str1: argv; str2: env; str3: directory; arg0: timeout in ms, 0 none */
-    OP_RLIMIT,   /* arg0: resource; arg1: soft; arg2: hard */
-    OP_MKCWD,    /* str0: directory to make if missing */
-    OP_USER,     /* arg0: uid; arg1: gid; arg2: number of groups; str0: u32 groups; flags USER_* */
-    OP_BOUNDING, /* arg0: capabilities kept in the bounding set */
-    OP_CAPS,     /* arg0: effective; arg1: permitted; arg2: inheritable; arg3: ambient */
-    OP_UMASK,    /* arg0 */
-    OP_CWD,      /* str0; flags CWD_TRY: once more later if it is refused now */
+    OP_CONSOLE, /* fd: console socket or -1 (the parent gets the master); arg0: rows; arg1: columns; flags CONSOLE_* */
+    OP_HOOK,    /* str0: path; str1: argv; str2: env; str3: directory; arg0: timeout in ms, 0 none */
+    OP_RLIMIT,  /* arg0: resource; arg1: soft; arg2: hard */
+    OP_SCHEDULER,     /* str0: struct sched_attr (sched_setattr(2)) */
+    OP_IO_PRIORITY,   /* arg0: ioprio_set(2)'s value */
+    OP_AFFINITY,      /* str0: mask of CPUs (sched_setaffinity(2)), multiple of 8 bytes; none: every CPU there is */
+    OP_MEMORY_POLICY, /* arg0: mode and flags (set_mempolicy(2)); str0: mask of nodes, multiple of 8 bytes, or none */
+    OP_PERSONALITY,   /* arg0: personality(2)'s */
+    OP_MKCWD,         /* str0: directory to make if missing */
+    OP_USER,          /* arg0: uid; arg1: gid; arg2: number of groups; str0: u32 groups; flags USER_* */
+    OP_BOUNDING,      /* arg0: capabilities kept in the bounding set */
+    OP_CAPS,          /* arg0: effective; arg1: permitted; arg2: inheritable; arg3: ambient */
+    OP_UMASK,         /* arg0 */
+    OP_CWD,           /* str0; flags CWD_TRY: once more later if it is refused now */
     OP_NO_NEW_PRIVS,
     OP_SECCOMP, /* arg0: SECCOMP_FILTER_FLAG_*; str0: struct sock_filter[] */
     OP_LOOKUP,  /* str0: file; str1: value of PATH */

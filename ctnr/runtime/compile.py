@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _DEFAULT_UMASK = 0o022
 
 # what the config may ask for and this version cannot do: an error, never ignored
-_LATER_PROCESS = ("scheduler", "ioPriority", "execCPUAffinity", "apparmorProfile", "selinuxLabel")
-_LATER_LINUX = ("netDevices", "intelRdt", "memoryPolicy", "personality", "mountLabel")
+_LATER_PROCESS = ("apparmorProfile", "selinuxLabel")
+_LATER_LINUX = ("netDevices", "intelRdt", "mountLabel")
 
 
 class Context:
@@ -150,6 +150,7 @@ def compile_create(ctx: Context) -> Plan:
         raise SpecError("process.args", "nothing to run: ctnr needs the program at create")
     _namespaces(plan, ctx, process)
     _cgroup(plan, ctx)
+    plan.add(p.AFFINITY, "")
     if any(n["type"] == "network" and not n.get("path") for n in ctx.linux.get("namespaces") or ()):
         plan.add(p.LOOPBACK, "linux.namespaces")
     plan.add(p.SETSID, "")
@@ -191,7 +192,19 @@ def compile_exec(ctx: Context, process: Process, namespaces: int, path: str = "p
             raise SpecError(f"{path}.{name}", "is not supported by this version of ctnr")
     plan = Plan()
     _oom_score(plan, process, path)
+    cpus = process.get("execCPUAffinity") or {}
+    initial, final = cpus.get("initial", ""), cpus.get("final", "")
+    if initial:
+        from ctnr.runtime import tuning
+
+        tuning.affinity(plan, initial, f"{path}.execCPUAffinity.initial")
     _cgroup(plan, ctx)
+    if final:
+        from ctnr.runtime import tuning
+
+        tuning.affinity(plan, final, f"{path}.execCPUAffinity.final")
+    elif not initial:
+        plan.add(p.AFFINITY, "")
     plan.add(p.NODUMP, "")
     if namespaces:
         plan.add(p.JOIN, "linux.namespaces", args=(namespaces,), ref="container")
@@ -320,8 +333,12 @@ def _become(plan: Plan, ctx: Context, process: Process, path: str, first: bool) 
             continue
         args = (RLIMITS[limit["type"]], limit["soft"], limit["hard"])
         plan.add(p.RLIMIT, f"{path}.rlimits[{i}]", args=args)
-    if ctx.privileged_parent and process.get("rlimits"):
+    if ctx.privileged_parent and (process.get("rlimits") or process.get("scheduler") or process.get("ioPriority")):
         plan.add(p.SYNC, f"{path}.rlimits", args=(p.PHASE_LIMITS,))
+    if _tuned(ctx, process):
+        from ctnr.runtime import tuning
+
+        tuning.steps(plan, ctx, process, path)
     cwd = process.get("cwd") or "/"
     user = process.get("user") or {}
     capabilities = process.get("capabilities") or {}
@@ -360,6 +377,13 @@ def _become(plan: Plan, ctx: Context, process: Process, path: str, first: bool) 
     plan.add(p.LOOKUP, f"{path}.args[0]", process["args"][0], search)
 
 
+def _tuned(ctx: Context, process: Process) -> bool:
+    linux = ctx.linux
+    return bool(
+        process.get("scheduler") or process.get("ioPriority") or linux.get("memoryPolicy") or linux.get("personality")
+    )
+
+
 def _seccomp(plan: Plan, ctx: Context) -> None:
     section = ctx.linux.get("seccomp")
     if section:
@@ -373,6 +397,10 @@ def _seccomp(plan: Plan, ctx: Context) -> None:
 def _execute(plan: Plan, ctx: Context, process: Process, path: str) -> None:
     if ctx.init:
         plan.add(p.REAPER, "--init")
+        if process.get("scheduler"):
+            from ctnr.runtime import tuning
+
+            tuning.below_reaper(plan, process, path)
     if process.get("noNewPrivileges", False):
         _seccomp(plan, ctx)
     argv = p.strings(process["args"])

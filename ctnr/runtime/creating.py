@@ -313,7 +313,7 @@ class _Creation:
 
             idmap.write_maps(pid, uids, gids)
         elif phase == p.PHASE_LIMITS:
-            limits(pid, (config.get("process") or {}))
+            limits(pid, config.get("process") or {}, self.ctx.init)
         elif phase == p.PHASE_HOOKS:
             document = self.container._document("creating")
             hooks = config.get("hooks") or {}
@@ -385,12 +385,17 @@ def _write_oom_score(pid: int, score: int) -> None:
         raise SyscallError("process.oomScoreAdj: write", error.errno or 0, path) from None
 
 
-def limits(pid: int, process: ProcessSpec) -> None:
+def limits(pid: int, process: ProcessSpec, init: bool) -> None:
+    """What only the runtime may do to a process in a user namespace: raise limits, schedule it better than others."""
     for i, limit in enumerate(process.get("rlimits") or ()):
         try:
             _native.prlimit(pid, RLIMITS[limit["type"]], limit["soft"], limit["hard"])
         except OSError as error:
             raise SyscallError(f"process.rlimits[{i}]: set {limit['type']}", error.errno or 0) from None
+    if process.get("scheduler") or process.get("ioPriority"):
+        from ctnr.runtime import tuning
+
+        tuning.limits(pid, process, "process", init)
 
 
 def plan(

@@ -45,6 +45,11 @@ WORDS = {
     p.CONSOLE: "open a terminal of {0} rows and {1} columns as stdio",
     p.HOOK: "run hook {s0} (timeout {0} ms)",
     p.RLIMIT: "set rlimit {0} to {1} (hard {2})",
+    p.SCHEDULER: "be scheduled as {s1}",
+    p.IO_PRIORITY: "set the I/O priority {s0}",
+    p.AFFINITY: "run on CPUs {s1}",
+    p.MEMORY_POLICY: "set the memory policy {s1}",
+    p.PERSONALITY: "set the personality {s0}",
     p.MKCWD: "make the working directory {s0} if it is missing",
     p.USER: "become user {0}:{1} with {2} supplementary groups",
     p.BOUNDING: "keep in the bounding set {caps0}",
@@ -135,6 +140,8 @@ def words(step: Step) -> str:
         )
         if step.flags & p.PIVOT_READONLY:
             values["pivot"] += ", make it read-only"
+    if step.op == p.AFFINITY and not values["s1"]:
+        form = "run on whatever CPU the cgroup allows"
     text = form.format(*args, **values)
     if step.op == p.OOM_SCORE:
         text += f" {args[0] - 1000}"

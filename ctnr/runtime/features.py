@@ -35,7 +35,7 @@ def features() -> Features:
         apparmor=False,
         selinux=False,
         intel_rdt=False,
-        memory_policy=False,
+        memory_policy=True,
         idmap=True,
         net_devices=False,
         checkpoint=False,

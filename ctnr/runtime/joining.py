@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 # what a process that does not say has from the container's first one, as in runc
-_INHERITED = ("capabilities", "rlimits", "oomScoreAdj")
+_INHERITED = ("capabilities", "rlimits", "oomScoreAdj", "scheduler", "ioPriority", "execCPUAffinity")
 
 
 def exec_process(
@@ -60,6 +60,9 @@ def exec_process(
     for name in _INHERITED:
         if name not in process and (own := (config.get("process") or {}).get(name)):
             process[name] = own  # type: ignore[literal-required]
+    own_user = (config.get("process") or {}).get("user") or {}
+    if "umask" in own_user and "umask" not in (user := process.get("user") or {}):
+        process["user"] = {**user, "umask": own_user["umask"]}
     ctx = Context(config, container.id, container.bundle)
     ctx.listen = False
     ctx.init = init
@@ -74,7 +77,9 @@ def exec_process(
         fds.add("container", _dup(container.process.pidfd))
         if console_socket:
             fds.add("console", creating.connect(console_socket))
-        if group is not None and (fd := group.fd_v2(sub_cgroup)) is not None:
+        # born in the cgroup, unless there is something to be done before the process joins it
+        early = (process.get("execCPUAffinity") or {}).get("initial")
+        if group is not None and not early and (fd := group.fd_v2(sub_cgroup)) is not None:
             into = fd
         while started is None:
             if group is not None:
@@ -98,7 +103,7 @@ def exec_process(
 
         def phase(number: int) -> bytes:
             if number == p.PHASE_LIMITS:
-                creating.limits(launched.pid, process)
+                creating.limits(launched.pid, process, init)
             return b""
 
         try:

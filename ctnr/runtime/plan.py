@@ -48,6 +48,11 @@ if TYPE_CHECKING:
     CONSOLE,
     HOOK,
     RLIMIT,
+    SCHEDULER,
+    IO_PRIORITY,
+    AFFINITY,
+    MEMORY_POLICY,
+    PERSONALITY,
     MKCWD,
     USER,
     BOUNDING,
@@ -60,7 +65,7 @@ if TYPE_CHECKING:
     WAIT,
     REAPER,
     EXEC,
-) = range(46)
+) = range(51)
 
 # flags, as in plan.h
 JOIN_RETRY = 1

@@ -10,6 +10,12 @@
 //     mknod:PATH:C:MAJ:MIN  the errno of making and opening a device node, 0 if it opens
 //     call:NR           the errno of syscall NR with arguments 0 (seccomp)
 //     env:NAME          one variable
+//     self:scheduler    [policy, flags, nice, priority, runtime, deadline, period] (sched_getattr)
+//     self:ioprio       [class, priority] (ioprio_get)
+//     self:mempolicy    [mode, flags, nodes] (get_mempolicy)
+//     self:cpus         the CPUs it may run on (sched_getaffinity)
+//     self:machine      uname -m
+//     self:keyring      type;uid;gid;permissions;name of the session keyring (keyctl describe)
 //   probe --wait        say "ready" and wait for SIGTERM (exit 0); TERM as pid 1 needs the handler
 //   probe --exit N      exit with N;   probe --signal N   die of signal N
 //   probe --out FILE ASK...   the JSON goes to FILE
@@ -307,6 +313,67 @@ static void numbers(void)
     number("keyring", syscall(SYS_keyctl, 0L /* KEYCTL_GET_KEYRING_ID */, -3L /* session */, 0L));
 }
 
+static void bits(const unsigned char *mask, size_t size)
+{
+    const char *comma = "";
+    putc('[', out);
+    for (size_t i = 0; i < size * 8; i++)
+        if (mask[i / 8] >> (i % 8) & 1) {
+            fprintf(out, "%s%zu", comma, i);
+            comma = ",";
+        }
+    putc(']', out);
+}
+
+static void about_self(const char *what)
+{
+    if (!strcmp(what, "scheduler")) {
+        struct {
+            unsigned size, policy;
+            unsigned long long flags;
+            int nice;
+            unsigned priority;
+            unsigned long long runtime, deadline, period;
+            unsigned util_min, util_max;
+        } attr;
+        memset(&attr, 0, sizeof attr);
+        if (syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0) == 0)
+            fprintf(out, "[%u,%llu,%d,%u,%llu,%llu,%llu]", attr.policy, attr.flags, attr.nice, attr.priority,
+                    attr.runtime, attr.deadline, attr.period);
+        else
+            fprintf(out, "%d", errno);
+    } else if (!strcmp(what, "ioprio")) {
+        long value = syscall(SYS_ioprio_get, 1 /* a process */, 0);
+        fprintf(out, "[%ld,%ld]", value >> 13, value & 0x1fff);
+    } else if (!strcmp(what, "mempolicy")) {
+        unsigned char mask[1024] = {0};
+        int mode = 0;
+        if (syscall(SYS_get_mempolicy, &mode, mask, sizeof mask * 8 + 1, 0L, 0L) < 0) {
+            fprintf(out, "%d", errno);
+            return;
+        }
+        fprintf(out, "[%d,%d,", mode & 0xff, mode & ~0xff);
+        bits(mask, sizeof mask);
+        putc(']', out);
+    } else if (!strcmp(what, "cpus")) {
+        unsigned char mask[1024] = {0};
+        long n = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+        bits(mask, n > 0 ? (size_t)n : 0);
+    } else if (!strcmp(what, "machine")) {
+        struct utsname uts;
+        uname(&uts);
+        json_string(uts.machine, strlen(uts.machine));
+    } else if (!strcmp(what, "keyring")) {
+        char text[512];
+        long n = syscall(SYS_keyctl, 6L /* KEYCTL_DESCRIBE */, -3L /* session */, text, sizeof text);
+        if (n > 0)
+            json_string(text, strnlen(text, sizeof text));
+        else
+            fprintf(out, "%d", errno);
+    } else
+        fputs("\"?\"", out);
+}
+
 static void answer(const char *ask)
 {
     const char *value = strchr(ask, ':');
@@ -357,6 +424,8 @@ static void answer(const char *ask)
     } else if (!strncmp(ask, "call:", 5)) {
         long result = syscall(atol(value), 0L, 0L, 0L, 0L, 0L, 0L);
         fprintf(out, "%d", result < 0 ? errno : 0);
+    } else if (!strncmp(ask, "self:", 5)) {
+        about_self(value);
     } else if (!strncmp(ask, "env:", 4)) {
         const char *found = getenv(value);
         if (found)

@@ -54,6 +54,7 @@ step_fn do_propagation, do_host_mount, do_host_mkdir, do_host_hide, do_rootfs, d
 step_fn do_oom_score, do_nodump, do_cgroup, do_join, do_unshare, do_timens, do_clone, do_sync, do_setid0, do_loopback,
     do_setsid, do_hostname, do_domainname, do_sysctl, do_keyring, do_rlimit, do_mkcwd, do_user, do_bounding, do_caps,
     do_umask, do_cwd, do_nnp, do_seccomp, do_lookup, do_wait, do_reaper, do_exec;
+step_fn do_scheduler, do_io_priority, do_affinity, do_memory_policy, do_personality;
 step_fn do_console, do_hook;
 int copy_up(struct init *in, int from, int to);
 int host_proc(struct init *in);

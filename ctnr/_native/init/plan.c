@@ -31,6 +31,7 @@ static unsigned needs(uint16_t op)
     case OP_HOSTNAME:
     case OP_DOMAINNAME:
     case OP_KEYRING:
+    case OP_SCHEDULER:
     case OP_MKCWD:
     case OP_CWD:
     case OP_SECCOMP:
@@ -86,6 +87,15 @@ int plan_check(const void *data, size_t size)
             if (s->str[0])
                 memcpy(&len, buf + s->str[0], 4);
             if (s->arg[2] > 65536 || len != s->arg[2] * 4)
+                return -EINVAL;
+        }
+        if (s->op == OP_SCHEDULER) {
+            uint32_t len, said; /* the kernel reads as much as the structure says that it has */
+            memcpy(&len, buf + s->str[0], 4);
+            if (len < 48)
+                return -EINVAL;
+            memcpy(&said, buf + s->str[0] + 4, 4);
+            if (len != said)
                 return -EINVAL;
         }
         if (s->op == OP_EXEC && s->str[2]) {

@@ -2,6 +2,8 @@
 /* What the process itself becomes: namespaces, identity, capabilities, seccomp. */
 #include "init.h"
 
+#define MAX_CPUS 8192 /* CONFIG_NR_CPUS is at most that */
+
 /* The runtime's own /proc, and nothing that only looks like it (CVE-2025-52881). */
 int host_proc(struct init *in)
 {
@@ -210,6 +212,47 @@ int do_rlimit(struct init *in, const struct plan_step *s)
 {
     (void)in;
     return (int)SYS(prlimit64, 0, s->arg[0], &s->arg[1], 0);
+}
+
+int do_scheduler(struct init *in, const struct plan_step *s)
+{
+    return (int)SYS(sched_setattr, 0, plan_str(in, s, 0, NULL), 0);
+}
+
+int do_io_priority(struct init *in, const struct plan_step *s)
+{
+    (void)in;
+    return (int)SYS(ioprio_set, 1 /* IOPRIO_WHO_PROCESS */, 0, s->arg[0]);
+}
+
+int do_affinity(struct init *in, const struct plan_step *s)
+{
+    uint64_t all[MAX_CPUS / 64];
+    size_t len;
+    const char *mask = plan_str(in, s, 0, &len);
+    if (mask) {
+        long r = SYS(sched_setaffinity, 0, len, mask);
+        return r < 0 ? (int)r : 0;
+    }
+    /* What the runtime was pinned to is not the container's. The kernel takes what exists of it, and of that what the cpuset
+     * allows. Nobody has asked for it: where a seccomp filter forbids the call it stays as it is. */
+    memset(all, 0xff, sizeof all);
+    SYS(sched_setaffinity, 0, sizeof all, all);
+    return 0;
+}
+
+int do_memory_policy(struct init *in, const struct plan_step *s)
+{
+    size_t len;
+    const char *mask = plan_str(in, s, 0, &len);
+    return (int)SYS(set_mempolicy, s->arg[0], mask, mask ? len * 8 + 1 : 0); /* the kernel takes one off the number */
+}
+
+int do_personality(struct init *in, const struct plan_step *s)
+{
+    (void)in;
+    long r = SYS(personality, s->arg[0]);
+    return r < 0 ? (int)r : 0;
 }
 
 int do_mkcwd(struct init *in, const struct plan_step *s)
