@@ -372,6 +372,20 @@ def test_inside_a_user_namespace(
     assert runtime.ids() == []
 
 
+def test_inside_a_user_namespace_devices_are_the_hosts(
+    rootless_user: User, runtimes_of: MakeRuntime, bundle_of: MakeBundle
+) -> None:
+    """As podman does it: the config names no user namespace, because the runtime is in podman's."""
+    box = bundle_of(rootless_user, "/bin/sh", "-c", "echo here >/dev/null && stat -c %t:%T /dev/null && id -u")
+    box.without_namespace("user")
+    for ids in ("uidMappings", "gidMappings"):
+        del box.linux[ids]
+    runtime = runtimes_of(rootless_user)
+    [unshare] = machine.need("unshare")
+    argv = [unshare, "-Urm", *runtime.argv("run", "--bundle", str(box.save().path), new_id())]
+    assert runtimes.call(argv, rootless_user).ok().out == "1:3\n0\n"
+
+
 def test_root_of_a_user_namespace_keeps_state_with_the_user(rootless_user: User, runtimes_of: MakeRuntime) -> None:
     """Uid 0 in there may not write to /run: the default root is the one in XDG_RUNTIME_DIR, as runc's and crun's is."""
     runtime = runtimes_of(rootless_user)

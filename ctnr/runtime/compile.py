@@ -42,6 +42,7 @@ class Context:
     """Facts and options that the compilation needs beside the config; nothing here is decided by the container."""
 
     __slots__ = (
+        "bind_devices",
         "bundle",
         "cgroup",
         "cgroup_files",
@@ -90,8 +91,11 @@ class Context:
         self.trees: dict[str, tuple[str, bool, MountOptions, Mount, str]] = {}
         namespaces = {n["type"]: n.get("path", "") for n in self.linux.get("namespaces") or ()}
         self.user_namespace = "user" in namespaces
+        inside = state.in_user_namespace()
         # the runtime can do what the container's root cannot
-        self.privileged_parent = self.user_namespace and self.euid == 0 and not state.in_user_namespace()
+        self.privileged_parent = self.user_namespace and self.euid == 0 and not inside
+        # mknod(2) of a device is for the initial user namespace only: below it the host's are bound
+        self.bind_devices = self.user_namespace or inside
         self.mount_namespace = "mount" in namespaces
         self.new_cgroup_namespace = namespaces.get("cgroup", "-") == ""
         self.has_kcore = exists("/proc/kcore")

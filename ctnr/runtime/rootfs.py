@@ -279,8 +279,7 @@ def _device(plan: Plan, ctx: Context, name: str, device: Device, path: str) -> N
     major, minor = device.get("major", 0), device.get("minor", 0)
     mode = device.get("fileMode")
     mode = 0o666 if mode is None else mode & 0o7777
-    if ctx.user_namespace and type != S_IFIFO:
-        # mknod(2) of a device is for the initial user namespace only: bind the host's
+    if ctx.bind_devices and type != S_IFIFO:
         source = f"/dev/{files.basename(name)}" if path == "default devices" else name
         plan.add(p.TREE, path, source, args=(0, type, major, minor), flags=p.TREE_DEVICE)
         plan.add(p.ATTACH, path, name)
