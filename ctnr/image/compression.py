@@ -79,7 +79,7 @@ def _decoder(kind: str) -> tuple[Callable[[], _Decoder], tuple[type[Exception], 
     try:
         if kind == "gzip":
             try:
-                from isal import isal_zlib  # type: ignore[import-not-found, unused-ignore]  # twice as fast
+                from isal import isal_zlib  # twice as fast
             except ImportError:
                 return (lambda: _Gzip(zlib.decompressobj)), (zlib.error,)
             return (lambda: _Gzip(isal_zlib.decompressobj)), (isal_zlib.error,)  # type: ignore[return-value, arg-type, unused-ignore]
