@@ -120,6 +120,12 @@ def make_modules(fake: Fake) -> list[types.ModuleType]:
         def kill(self, signal: int, all: bool = False) -> None:
             fake.note("kill", id=self.id, signal=signal, all=all)
 
+        def pause(self) -> None:
+            fake.note("pause", id=self.id)
+
+        def resume(self) -> None:
+            fake.note("resume", id=self.id)
+
         def delete(self, force: bool = False) -> None:
             fake.calls.append(("delete", {"id": self.id, "force": force}))
 

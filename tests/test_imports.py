@@ -62,7 +62,7 @@ COMPILE = (
 # By how the machine's cgroups are mounted, whether we may use them, what is asked of them; id maps without root
 MACHINE = CGROUP | set(
     "ctnr.runtime.cgroups.devices ctnr.runtime.cgroups.layout ctnr.runtime.cgroups.resources ctnr.runtime.cgroups.v1 "
-    "ctnr.runtime.cgroups.v2 ctnr.runtime.idmap ctnr.spec.resources".split()
+    "ctnr.runtime.cgroups.v2 ctnr.runtime.idmap ctnr.runtime.tree ctnr.spec.resources".split()
 )
 
 OCI = {"ctnr.cli.oci"}
@@ -95,6 +95,8 @@ VERBS: list[tuple[str, set[str]]] = [
     ("list", CONTAINER | {"ctnr.cli.listing"}),
     ("ps --format json c", CONTAINER | {"ctnr.cli.listing"}),
     ("exec c /usr/bin/true", EXEC | FOREGROUND),
+    ("pause c", CONTAINER | OCI | {"ctnr.runtime.pausing"}),
+    ("resume c", CONTAINER | OCI | {"ctnr.runtime.pausing"}),
     ("kill c 9", CONTAINER | OCI | {"ctnr.spec", "ctnr.spec.signals"}),
     ("delete --force c", CONTAINER | OCI),
     ("run --detach r", CREATE),

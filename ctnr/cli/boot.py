@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OCI_PROGRAMS = ("ctnr-oci", "runc", "crun")
 
 # runc's and crun's verbs that do not exist yet
-LATER = ("checkpoint", "events", "mounts", "pause", "restore", "resume", "update")
+LATER = ("checkpoint", "events", "mounts", "restore", "update")
 
 GLOBAL_OPTIONS: Sequence[Option] = (
     (VALUE, "root", "", "DIR", "where the containers' state is (default: /run/ctnr, or $XDG_RUNTIME_DIR/ctnr)"),
@@ -195,7 +195,7 @@ def _top(g: Globals) -> Command:
     return Command("", "COMMAND [ARGS...]", summary, GLOBAL_OPTIONS, text, intermixed=False)
 
 
-_OCI = ("create", "start", "state", "kill", "delete")
+_OCI = ("create", "start", "state", "kill", "delete", "pause", "resume")
 _DOCUMENTS = ("spec", "features", "plan")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The spec's operations create, start, state, kill, delete, and runc's `run` of a bundle.
+"""The spec's operations create, start, state, kill, delete, and runc's `run` of a bundle, `pause` and `resume`.
 
 HOT: what conmon and containerd's shim call for every container.
 """
@@ -111,6 +111,16 @@ def delete(g: Globals, parsed: Parsed) -> int:
     return 0
 
 
+def pause(g: Globals, parsed: Parsed) -> int:
+    Container.load(parsed.args[0], g.root).pause()
+    return 0
+
+
+def resume(g: Globals, parsed: Parsed) -> int:
+    Container.load(parsed.args[0], g.root).resume()
+    return 0
+
+
 COMMANDS: dict[str, tuple[Command, Handler]] = {
     "create": (
         Command("create", "CONTAINER", "make a container from a bundle, up to its program", _CREATE_OPTIONS),
@@ -131,6 +141,16 @@ COMMANDS: dict[str, tuple[Command, Handler]] = {
         ),
         kill,
     ),
+    "pause": (
+        Command(
+            "pause",
+            "CONTAINER",
+            "stop all processes of a container where they are",
+            text="By the freezer of its cgroup. Without one they get SIGSTOP, which each of them can see.",
+        ),
+        pause,
+    ),
+    "resume": (Command("resume", "CONTAINER", "let the processes of a paused container run on"), resume),
     "delete": (
         Command(
             "delete",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""class Container: create, start, state, exec, kill, wait, delete (runtime-spec runtime.md#operations).
+"""class Container: create, start, state, exec, kill, pause, wait, delete (runtime-spec runtime.md#operations).
 
 HOT. Everything the command does, a method here does first. Safe from any thread.
 """
@@ -16,6 +16,7 @@ from ctnr.runtime.process import Process, poll_exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ctnr.runtime.cgroups import Cgroup
@@ -183,10 +184,10 @@ class Container:
             return "stopped"  # its create was killed; whatever it had started has ended with it
         if not self._alive():
             return "stopped"
-        if self._dir.waits_for_start():
-            return "created"
         if self._frozen():
             return "paused"
+        if self._dir.waits_for_start():
+            return "created"
         if self._launch is not None and self._launch.sync_fd >= 0:
             return "created"
         return "running"
@@ -208,7 +209,7 @@ class Container:
         """Whether its cgroup is: one file, without loading what else there is to know of cgroups."""
         file = (self._state.get("cgroup") or {}).get("freezer")
         if not file:
-            return False
+            return bool(self._state.get("stopped")) and state.is_stopped(self.pid)
         try:
             return files.read_file(file).strip() == b"1"
         except OSError as error:
@@ -303,7 +304,7 @@ class Container:
         if status == "stopped":
             raise StateError("container not running", self.id, status)
         self.process.kill(signal)
-        if signal == _SIGKILL and status == "paused" and self.cgroup is not None:
+        if signal == _SIGKILL and status == "paused" and self.cgroup is not None and self.cgroup.freezer_file():
             self.cgroup.thaw()
 
     def _kill_all(self) -> None:
@@ -318,7 +319,7 @@ class Container:
                     raise SyscallError("kill the container", error.errno or 0) from None
         if group is not None and not self._planned_cgroup():
             try:
-                if self._frozen():
+                if group.freezer_file() and self._frozen():
                     group.thaw()
                 if not self._state.get("own_pids"):
                     group.kill(_SIGKILL)  # nothing dies with the first process
@@ -389,7 +390,30 @@ class Container:
             return group.pids()
         if not self._alive():
             return []
-        return _in_pid_namespace(self.pid)
+        from ctnr.runtime import tree
+
+        return tree.members(self.pid, bool(self._state.get("own_pids")))
+
+    def pause(self) -> None:
+        """Stop all its processes where they are; status() is "paused" then. By the freezer of its cgroup; where it has none,
+        by SIGSTOP to each, about which a warning is logged. StateError unless it is created or running.
+        """
+        from ctnr.runtime import pausing
+
+        self._locked(pausing.pause)
+
+    def resume(self) -> None:
+        """Let them run on. StateError unless it is paused."""
+        from ctnr.runtime import pausing
+
+        self._locked(pausing.resume)
+
+    def _locked(self, operation: Callable[[Container], None]) -> None:
+        self._dir.lock()
+        try:
+            operation(self)
+        finally:
+            self._dir.unlock()
 
     def exec(
         self,
@@ -436,23 +460,6 @@ def _user_name(uid: int) -> str:
         return getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def _in_pid_namespace(pid: int) -> list[int]:
-    """Processes that share a pid namespace with `pid`; without a cgroup there is no better list."""
-    found = []
-    try:
-        want = posix.readlink(f"/proc/{pid}/ns/pid")
-    except OSError:
-        return []
-    for name in posix.listdir("/proc"):
-        if name.isdigit():
-            try:
-                if posix.readlink(f"/proc/{name}/ns/pid") == want:
-                    found.append(int(name))
-            except OSError:
-                continue  # gone, or not ours to look at
-    return sorted(found)
 
 
 def list_containers(root: str | None = None) -> list[dict[str, Any]]:

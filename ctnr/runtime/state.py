@@ -91,16 +91,26 @@ def boot_id() -> str:
     return _boot[0]
 
 
-def start_time(pid: int) -> int:
-    """When the process started, in clock ticks since boot; 0 if it is gone or a zombie (proc(5))."""
+def stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat (proc(5)) from the third, the state's letter, on; that alone of one that is gone."""
     try:
         text = files.read_file(f"/proc/{pid}/stat")
     except OSError as error:
         if error.errno in (ENOENT, ESRCH):
-            return 0
+            return [b"X"]
         raise
-    fields = text[text.rindex(b")") + 2 :].split()
+    return text[text.rindex(b")") + 2 :].split()
+
+
+def start_time(pid: int) -> int:
+    """When the process started, in clock ticks since boot; 0 if it is gone or a zombie."""
+    fields = stat(pid)
     return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process (or a tracer) and nobody has continued it."""
+    return stat(pid)[0] in (b"T", b"t")
 
 
 class StateDir:
