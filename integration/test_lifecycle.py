@@ -119,6 +119,17 @@ def test_exec_exits_with_the_programs_code(runtime: Runtime, bundle: MakeBundle)
     runtime.stop(id)
 
 
+def test_dev_null_as_stdio_is_the_containers_own(runtime: Runtime, bundle: MakeBundle) -> None:
+    """A descriptor of the host's file would be one that CRIU cannot find in the container."""
+    look = "for fd in 0 1 2; do [ /proc/$$/fd/$fd -ef /dev/null ] && echo $fd >>/seen; done"
+    box = bundle("/bin/sh", "-c", look).writable().save()
+    with open(os.devnull, "r+b") as null:
+        process = runtime.popen("run", "--bundle", str(box.path), new_id(), stdin=null, stdout=null, stderr=null)
+        process.wait(60)
+    finished(process)
+    assert (box.root / "seen").read_text() == "0\n1\n2\n"
+
+
 def test_stdio_is_the_callers(runtime: Runtime, bundle: MakeBundle) -> None:
     done = runtime.run(bundle("/bin/sh", "-c", "read line; echo out $line; echo err $line >&2"), stdin="hello\n").ok()
     assert (done.out, done.err) == ("out hello\n", "err hello\n")

@@ -162,20 +162,7 @@ def create(
         rootless = unprivileged
     launch.check_preserved(preserve_fds)
     dir, mark = state.new(root, id)
-    data: dict[str, Any] = {
-        "ociVersion": OCI_VERSION,
-        "id": id,
-        "pid": 0,
-        "bundle": bundle,
-        "rootfs": ctx.rootfs,
-        "created": rfc3339(time_ns()),
-        "owner": "",
-        "annotations": config.get("annotations") or {},
-        "boot": state.boot_id() if dir.outlives_boot() else "",
-        "uid": posix.geteuid(),
-        "hooks": [kind for kind, hooks in (config.get("hooks") or {}).items() if hooks],
-        "own_pids": any(n["type"] == "pid" for n in ctx.linux.get("namespaces") or ()),
-    }
+    data = new_state(ctx, dir, (stdin, stdout, stderr))
     data.update(made.state)
     container = Container(id, root, dir, data)
     container._config = config
@@ -205,6 +192,66 @@ def create(
     return container
 
 
+def new_state(ctx: Context, dir: state.StateDir, stdio: tuple[int, int, int]) -> dict[str, Any]:
+    """What is noted of a container before it has a process."""
+    config = ctx.config
+    return {
+        "ociVersion": OCI_VERSION,
+        "id": ctx.id,
+        "pid": 0,
+        "bundle": ctx.bundle,
+        "rootfs": ctx.rootfs,
+        "created": rfc3339(time_ns()),
+        "owner": "",
+        "annotations": config.get("annotations") or {},
+        "boot": state.boot_id() if dir.outlives_boot() else "",
+        "uid": posix.geteuid(),
+        "hooks": [kind for kind, hooks in (config.get("hooks") or {}).items() if hooks],
+        "own_pids": any(n["type"] == "pid" for n in ctx.linux.get("namespaces") or ()),
+        # only now is it known which pipes lead outside; a checkpoint will want to know
+        "descriptors": [] if (config.get("process") or {}).get("terminal") else [_descriptor(fd) for fd in stdio],
+    }
+
+
+def _descriptor(fd: int) -> str:
+    try:
+        return posix.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""  # the launcher will say what is wrong with it
+
+
+def make_cgroup(container: Container, ctx: Context, manager: str, rootless: bool) -> Cgroup | None:
+    """Make the container's cgroup with its limits, and note what is made where a clean-up after a crash finds it."""
+    resources = ctx.linux.get("resources") or {}
+    where = None if manager == "disabled" else ctx.cgroup_layout()
+    group = cgroups.new(ctx.linux.get("cgroupsPath"), container.id, rootless, manager, resources, where)
+    if group is None:
+        return None
+    note = {"paths": group.paths, "manager": manager, "rootless": rootless}
+    # what is planned may turn out to be somebody else's: a clean-up after a crash kills nothing there
+    container._state["cgroup"] = {**note, "planned": True}
+    container._dir.write_state(container._state)
+    group.create(resources, ctx.linux.get("devices") or ())
+    container._cgroup = ctx.cgroup = group
+    container._state["cgroup"] = {**note, "created": group.created, "freezer": group.freezer_file()}
+    _own_cgroup(ctx, group)
+    return group
+
+
+def _own_cgroup(ctx: Context, group: Cgroup) -> None:
+    """Give the cgroup to the container's user where the spec says so (config-linux.md#cgroup-ownership)."""
+    if not cgroups.wants_owner(ctx.config):
+        return
+    uids, gids = compiler.id_maps(ctx.linux)
+    if uids:
+        from ctnr.runtime import idmap
+
+        user = (ctx.config.get("process") or {}).get("user") or {}
+        uid, gid = idmap.mapped(uids, user.get("uid", 0)), idmap.mapped(gids, user.get("gid", 0))
+        if uid is not None and gid is not None:
+            group.chown(uid, gid)
+
+
 class _Creation:
     """The steps of one create; what is done so far is in the container, where _undo() finds it."""
 
@@ -218,20 +265,9 @@ class _Creation:
     def run(self, stdio: tuple[int, int, int], console_socket: str | None, manager: str, rootless: bool) -> None:
         """Up to the point where the init waits for start."""
         ctx, container = self.ctx, self.container
-        resources = ctx.linux.get("resources") or {}
-        where = None if manager == "disabled" else ctx.cgroup_layout()
-        group = cgroups.new(ctx.linux.get("cgroupsPath"), container.id, rootless, manager, resources, where)
+        group = make_cgroup(container, ctx, manager, rootless)
         fds = launch.Fds()
         try:
-            if group is not None:
-                note = {"paths": group.paths, "manager": manager, "rootless": rootless}
-                # what is planned may turn out to be somebody else's: a clean-up after a crash kills nothing there
-                container._state["cgroup"] = {**note, "planned": True}
-                container._dir.write_state(container._state)
-                group.create(resources, ctx.linux.get("devices") or ())
-                container._cgroup = ctx.cgroup = group
-                container._state["cgroup"] = {**note, "created": group.created, "freezer": group.freezer_file()}
-                self._own_cgroup(group)
             if ctx.listen:
                 fds.add("start", _native.unix_listen(self.container._dir.fd, state.SOCKET))
             if console_socket:
@@ -241,20 +277,6 @@ class _Creation:
             started.until_ready(self._phase, self._note)
         finally:
             fds.close()
-
-    def _own_cgroup(self, group: Cgroup) -> None:
-        """Give the cgroup to the container's user where the spec says so (config-linux.md#cgroup-ownership)."""
-        config, linux = self.ctx.config, self.ctx.linux
-        if not cgroups.wants_owner(config):
-            return
-        uids, gids = compiler.id_maps(linux)
-        if uids:
-            from ctnr.runtime import idmap
-
-            user = (config.get("process") or {}).get("user") or {}
-            uid, gid = idmap.mapped(uids, user.get("uid", 0)), idmap.mapped(gids, user.get("gid", 0))
-            if uid is not None and gid is not None:
-                group.chown(uid, gid)
 
     def _spawn(self, fds: launch.Fds, stdio: tuple[int, int, int], group: Cgroup | None) -> launch.Launch:
         """Compile, open, start; again without CLONE_INTO_CGROUP where clone3 is refused."""

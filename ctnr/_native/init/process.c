@@ -278,6 +278,22 @@ static int is_terminal(int fd, const struct sys_stat *st)
     return (st->mode & S_IFMT) == S_IFCHR && SYS(ioctl, fd, TCGETS, &t) == 0;
 }
 
+static int is_null(const struct sys_stat *st)
+{
+    return (st->mode & S_IFMT) == S_IFCHR && st->major == 1 && st->minor == 3;
+}
+
+/* The host's /dev/null as stdio becomes the container's own: CRIU could not say where the other one is (runc does so too). */
+static void own_null(struct init *in, int fd)
+{
+    struct sys_stat st;
+    long mode = SYS(fcntl, fd, 3 /* F_GETFL */);
+    int own = mode < 0 ? -1 : root_open(in, "/dev/null", (int)(mode & 3) | O_NONBLOCK | O_NOCTTY, ROOT_NOFOLLOW);
+    if (own >= 0 && sys_stat(own, "", AT_EMPTY_PATH, &st) == 0 && is_null(&st) && SYS(fcntl, own, 4, mode) == 0)
+        SYS(dup3, own, fd, 0);
+    sys_close(own);
+}
+
 int do_user(struct init *in, const struct plan_step *s)
 {
     long r = 0;
@@ -288,7 +304,11 @@ int do_user(struct init *in, const struct plan_step *s)
     /* So that a program that is not root may open /dev/stdout. What has a place in a file system keeps its owner. */
     for (int fd = 0; fd < 3; fd++) {
         struct sys_stat st;
-        if (sys_stat(fd, "", AT_EMPTY_PATH, &st) == 0 && st.uid != s->arg[0] && (is_pipe(&st) || is_terminal(fd, &st)))
+        if (sys_stat(fd, "", AT_EMPTY_PATH, &st) < 0)
+            continue;
+        if (is_null(&st))
+            own_null(in, fd);
+        else if (st.uid != s->arg[0] && (is_pipe(&st) || is_terminal(fd, &st)))
             SYS(fchown, fd, s->arg[0], -1); /* best effort: it may not be ours to give */
     }
     r = SYS(prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0);
