@@ -517,10 +517,6 @@ RULES: list[tuple[dict[str, Any], str]] = [
         {"linux.namespaces[5]": ..., "linux.sysctl[user.max_net_namespaces]": ..., "linux.uidMappings": []},
         "linux.gidMappings: user namespace mappings specified, but user namespace isn't enabled in the config",
     ),
-    (
-        {"linux.uidMappings": ..., "linux.gidMappings": []},
-        "linux.uidMappings: user namespaces enabled, but no namespace path to join nor mappings to apply specified",
-    ),
     ({"linux.gidMappings": ...}, "linux.gidMappings: a user namespace needs both uidMappings and gidMappings"),
     ({"linux.uidMappings": []}, "linux.uidMappings: a user namespace needs both uidMappings and gidMappings"),
     ({"linux.uidMappings[1].hostID": 999}, "linux.uidMappings[1].hostID: the range overlaps one before it"),
@@ -632,6 +628,8 @@ ALLOWED: list[dict[str, Any]] = [
     # a joined namespace has its own mappings
     {"linux.namespaces[5].path": "/proc/1/ns/user", "linux.uidMappings": ..., "linux.gidMappings": ...},
     {"linux.namespaces[5].path": "/proc/1/ns/user", "process.user.uid": 4294967294},
+    # the runtime's choice
+    {"linux.uidMappings": ..., "linux.gidMappings": ...},
     {"mounts[1].uidMappings": ..., "mounts[1].gidMappings": ...},
     {"mounts[1].options": ["bind"]},
     {"mounts[0]": {"destination": "/", "options": ["remount", "ro"]}},

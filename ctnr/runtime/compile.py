@@ -50,6 +50,7 @@ class Context:
         "config",
         "console",
         "euid",
+        "foreign_network",
         "has_kcore",
         "id",
         "init",
@@ -92,6 +93,10 @@ class Context:
         namespaces = {n["type"]: n.get("path", "") for n in self.linux.get("namespaces") or ()}
         self.user_namespace = "user" in namespaces
         inside = state.in_user_namespace()
+        # of whom the user namespace is not the owner; two that are joined may belong together
+        self.foreign_network = self.user_namespace and (
+            "network" not in namespaces or bool(namespaces["network"]) and not namespaces["user"]
+        )
         # the runtime can do what the container's root cannot
         self.privileged_parent = self.user_namespace and self.euid == 0 and not inside
         # mknod(2) of a device is for the initial user namespace only: below it the host's are bound

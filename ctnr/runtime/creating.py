@@ -58,12 +58,21 @@ def read_config(bundle: str, config_path: str | None = None) -> bytes:
         raise SyscallError("read the bundle's configuration", error.errno or 0, path) from None
 
 
-def check_config(config: Config) -> Config:
-    """Validate, warn, refuse what this version cannot do."""
+def check_config(config: Config) -> bool:
+    """Validate, warn, refuse what this version cannot do; whether something was added that the config leaves to us."""
     for warning in validate(config):
         log.warning(warning)
     compiler.check_supported(config)
-    return config
+    linux = config.get("linux") or {}
+    user = next((n for n in linux.get("namespaces") or () if n["type"] == "user"), None)
+    if user is None and posix.geteuid() == 0:
+        return False
+    if user is not None and (user.get("path") or linux.get("uidMappings")):
+        return False
+    from ctnr.runtime import implied
+
+    implied.add_user_namespace(config)
+    return True
 
 
 def resolve_rootfs(config: Config, bundle: str) -> str:
@@ -136,12 +145,12 @@ def create(
     Raises SpecError, StateError, SyscallError, CtnrError; nothing is left behind then.
     """
     bundle = files.abspath(bundle)
+    raw: bytes | None = None
     if config is None:
         raw = read_config(bundle, config_path)
         config = parse(raw)
-    else:
+    if check_config(config) or raw is None:
         raw = jsonio.dumps(config).encode("utf-8", "surrogateescape")
-    check_config(config)
     root = root or state.default_root()
     process = config.get("process") or {}
     terminal = process.get("terminal", False)

@@ -123,6 +123,8 @@ def _mount(plan: Plan, ctx: Context, mount: Mount, path: str, index: int) -> Non
     if options.remount:
         flags = options.flags & ~MS_REMOUNT
         plan.add(p.REMOUNT, path, dest, options.data, args=(flags,))
+    elif type == "sysfs" and ctx.foreign_network:
+        _host_sysfs(plan, ctx, dest, options, path)
     elif type == "cgroup":
         ctx.need_cgroup_namespace(plan)
         _cgroup(plan, ctx, dest, options, path)
@@ -159,6 +161,16 @@ def _filesystem(plan: Plan, mount: Mount, dest: str, type: str, options: MountOp
     plan.add(p.FSMOUNT, path, source, type, dest, options.data or None, args=(attr, ms, words), flags=flags)
     if copyup and options.attr_set & MOUNT_ATTR_RDONLY:
         plan.add(p.SETATTR, path, args=(MOUNT_ATTR_RDONLY,))
+
+
+def _host_sysfs(plan: Plan, ctx: Context, dest: str, options: MountOptions, path: str) -> None:
+    """sysfs shows a network namespace, whose owner alone may mount it: for others it is the host's, bound, as in crun."""
+    plan.add(p.TREE, path, "/sys", args=(1,))
+    plan.add(p.SETATTR, path, args=(options.attr_set, 0, 0, 1))  # with what is mounted in it
+    plan.add(p.ATTACH, path, dest)
+    destinations = {files.normpath("/" + mount["destination"]) for mount in ctx.config.get("mounts") or ()}
+    if f"{dest}/fs/cgroup" not in destinations:
+        plan.add(p.MASK, path, f"{dest}/fs/cgroup", "size=0k")
 
 
 def _bind(

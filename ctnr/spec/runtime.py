@@ -191,7 +191,7 @@ def validate(config: Config) -> list[str]:
         for i, hook in enumerate(hooks[kind]):
             check_env(hook.get("env", ()), f"hooks.{kind}[{i}].env")
     warnings += _check_linux(linux, namespaces)
-    _check_user_namespace(config, namespaces)
+    check_user_namespace(config)
     return warnings
 
 
@@ -375,8 +375,10 @@ def _check_mappings(mappings: Sequence[IDMapping], path: str) -> None:
             taken.append((start, end))
 
 
-def _check_user_namespace(config: Config, namespaces: dict[str, str]) -> None:
+def check_user_namespace(config: Config) -> None:
+    """The mappings by themselves, and whether they have the ids of the process. Raises SpecError."""
     linux = config.get("linux", {})
+    namespaces = {n["type"]: n.get("path", "") for n in linux.get("namespaces") or ()}
     uid_mappings, gid_mappings = linux.get("uidMappings", []), linux.get("gidMappings", [])
     _check_mappings(uid_mappings, "linux.uidMappings")
     _check_mappings(gid_mappings, "linux.gidMappings")
@@ -390,8 +392,7 @@ def _check_user_namespace(config: Config, namespaces: dict[str, str]) -> None:
         # containerd and cri-o repeat the mappings of the namespace to join; the runtime compares them
         return
     if not uid_mappings and not gid_mappings:
-        why = "user namespaces enabled, but no namespace path to join nor mappings to apply specified"
-        raise SpecError("linux.uidMappings", why)
+        return  # the runtime's choice
     if not uid_mappings or not gid_mappings:
         missing = "gidMappings" if uid_mappings else "uidMappings"
         raise SpecError(f"linux.{missing}", "a user namespace needs both uidMappings and gidMappings")

@@ -172,17 +172,16 @@ def domainname() -> Row:
     )
 
 
+def without_mount(bundle: Bundle, destination: str) -> None:
+    bundle.config["mounts"] = [m for m in bundle.config["mounts"] if m["destination"] != destination]
+
+
 def _without(kind: str, **more: object) -> None:
     def make() -> Row:
         def change(bundle: Bundle) -> None:
             bundle.without_namespace(kind)
             if kind == "uts":
                 bundle.config.pop("hostname", None)
-            if kind == "network":
-                # sysfs shows a network namespace: its owner only may mount it
-                bundle.config["mounts"] = [
-                    m for m in bundle.config["mounts"] if m["destination"] not in ("/sys", "/sys/fs/cgroup")
-                ]
             if kind == "ipc":
                 bundle.config["mounts"] = [m for m in bundle.config["mounts"] if m["type"] != "mqueue"]
 
@@ -258,3 +257,53 @@ def id_maps_of_a_user() -> Row:
         expect(probe["setgroups"], "allow\n" if user.sub else "deny\n")
 
     return nothing, check
+
+
+# runc wants all spelled out; crun 1.8 is older than what is tested here of the two
+@case("list:/sys/fs/cgroup", "create:/sys/x", "open:/sys/class/net/lo/mtu", kinds=(SUBIDS, ONE_ID), peers={"crun": (1, 20)})
+def sysfs_without_a_network_namespace() -> Row:
+    def change(bundle: Bundle) -> None:
+        bundle.without_namespace("network")
+        without_mount(bundle, "/sys/fs/cgroup")
+        # the config of `spec --rootless` knows that sysfs cannot be mounted
+        without_mount(bundle, "/sys")
+        bundle.mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", "ro")
+
+    def check(probe: Json, bundle: Bundle, user: User) -> None:
+        assert {"nosuid", "noexec", "nodev", "ro"} <= mount_at(probe, "/sys").options
+        expect(probe["asked"]["list:/sys/fs/cgroup"], [])
+        expect(probe["asked"]["create:/sys/x"], errno.EROFS)
+
+    return change, check
+
+
+def _users_own_map(probe: Json, bundle: Bundle, user: User) -> None:
+    """Root is the user; the rest are his subordinate ids."""
+    for name, own, sub in (("uid_map", user.uid, 0), ("gid_map", user.gid, 1)):
+        first, *rest = kernel.id_map(probe[name])
+        expect(first, (0, own, 1))
+        if user.sub:
+            expect(rest[0][:2], (1, user.sub[sub]))
+        elif user.kind == ONE_ID:
+            expect(rest, [])
+    expect(probe["uids"], [0, 0, 0])
+    assert "user" in kernel.new_namespaces(probe)
+
+
+@case(kinds=(SUBIDS, ONE_ID), peers={})
+def a_user_namespace_that_nobody_asked_for() -> Row:
+    def change(bundle: Bundle) -> None:
+        bundle.without_namespace("user")
+        del bundle.linux["uidMappings"], bundle.linux["gidMappings"]
+
+    return change, _users_own_map
+
+
+@case(kinds=(ROOT, SUBIDS, ONE_ID), peers={})
+def a_user_namespace_without_mappings() -> Row:
+    def change(bundle: Bundle) -> None:
+        bundle.namespace("user")
+        bundle.linux.pop("uidMappings", None)
+        bundle.linux.pop("gidMappings", None)
+
+    return change, _users_own_map
