@@ -95,7 +95,7 @@ class Context:
         inside = state.in_user_namespace()
         # of whom the user namespace is not the owner; two that are joined may belong together
         self.foreign_network = self.user_namespace and (
-            "network" not in namespaces or bool(namespaces["network"]) and not namespaces["user"]
+            "network" not in namespaces or (bool(namespaces["network"]) and not namespaces["user"])
         )
         # the runtime can do what the container's root cannot
         self.privileged_parent = self.user_namespace and self.euid == 0 and not inside
