@@ -260,7 +260,13 @@ def id_maps_of_a_user() -> Row:
 
 
 # runc wants all spelled out; crun 1.8 is older than what is tested here of the two
-@case("list:/sys/fs/cgroup", "create:/sys/x", "open:/sys/class/net/lo/mtu", kinds=(SUBIDS, ONE_ID), peers={"crun": (1, 20)})
+@case(
+    "list:/sys/fs/cgroup",
+    "create:/sys/x",
+    "open:/sys/class/net/lo/mtu",
+    kinds=(SUBIDS, ONE_ID),
+    peers={"crun": (1, 20)},
+)
 def sysfs_without_a_network_namespace() -> Row:
     def change(bundle: Bundle) -> None:
         bundle.without_namespace("network")
