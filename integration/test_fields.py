@@ -191,3 +191,68 @@ def test_realtime_or_the_kernels_no(root_runtime: Runtime, root: User, bundle_of
             wanted = f"process.scheduler: be scheduled as {policy} priority 9: operation not permitted"
             assert wanted in done.error_line
         assert root_runtime.ids() == []
+
+
+# ---------------------------------------------------------------- keyrings
+
+
+def test_exec_shares_the_keyring(runtime: Runtime, bundle: MakeBundle) -> None:
+    box = bundle("/probe", "--wait")
+    id = runtime.start_detached(box)
+    first, second = (parse_probe(runtime("exec", id, "/probe", "self:keyring").ok().out) for _ in range(2))
+    assert first["keyring"] == second["keyring"]
+    assert first["asked"]["self:keyring"].endswith(f";_ses.{id}")
+    runtime.stop(id)
+
+
+def test_another_container_has_another_keyring(runtime: Runtime, bundle: MakeBundle) -> None:
+    seen = {runtime.probe(bundle())["keyring"] for _ in range(2)}
+    assert len(seen) == 2
+
+
+def test_no_new_keyring(runtime: Runtime, bundle: MakeBundle) -> None:
+    """Neither for the first process nor for those exec'd later: they are with whatever their callers have."""
+    box = bundle("/probe", "--wait")
+    id = runtime.start_detached(box, "--no-new-keyring")
+    seen = parse_probe(runtime("exec", id, "/probe", "self:keyring").ok().out)
+    assert f"_ses.{id}" not in str(seen["asked"]["self:keyring"])
+    runtime.stop(id)
+
+
+# ---------------------------------------------------------------- AppArmor and SELinux
+
+
+@pytest.fixture
+def no_lsm() -> None:
+    from ctnr.runtime import lsm
+
+    if lsm.apparmor_enabled() or lsm.selinux_enabled():
+        pytest.skip("not applicable: AppArmor or SELinux is enabled here")
+
+
+LSM = {
+    "process.apparmorProfile: AppArmor is not enabled on this host": ("process", "apparmorProfile", "--apparmor"),
+    "process.selinuxLabel: selinux label is specified in config, but selinux is disabled or not supported": (
+        "process",
+        "selinuxLabel",
+        "--process-label",
+    ),
+    "linux.mountLabel: SELinux is not enabled on this host": ("linux", "mountLabel", ""),
+}
+
+
+@pytest.mark.parametrize("words", LSM)
+def test_security_modules_that_the_host_has_not(words: str, no_lsm: None, runtime: Runtime, bundle: MakeBundle) -> None:
+    section, name, option = LSM[words]
+    box = bundle("/probe")
+    box.config[section][name] = "u:r:t:s0"
+    done = runtime.run(box)
+    assert done.code == 1 and words in done.error_line
+    assert runtime.ids() == []
+    if not option:
+        return
+    box = bundle("/probe", "--wait")
+    id = runtime.start_detached(box)
+    done = runtime("exec", option, "u:r:t:s0", id, "/probe")
+    assert done.code == 255 and words in done.error_line
+    runtime.stop(id)

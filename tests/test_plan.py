@@ -138,3 +138,54 @@ def test_mutations_are_safe(checker: Path, tmp_path_factory: pytest.TempPathFact
             plan[at : at + 4] = value.to_bytes(4, "little")
         plans.append(bytes(plan))
     check(checker, tmp_path_factory.mktemp("mutations"), plans)
+
+
+@pytest.fixture(scope="session")
+def options(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """plan_option() as a program with sanitizers: each option of its argument as a line."""
+    out = tmp_path_factory.mktemp("options") / "options"
+    source = out.with_suffix(".c")
+    source.write_text(
+        """
+        #include "init.h"
+        extern int printf(const char *, ...);
+        int main(int argc, char **argv) {
+            char key[64], *value;
+            for (const char *p = argv[argc - 1]; *p;) {
+                int r = plan_option(&p, key, sizeof key, &value);
+                if (r) { printf("%d", r); return 0; }
+                printf("%s|%s\\n", key, value ? value : "-");
+            }
+            return 0;
+        }
+        """
+    )
+    command = ["cc", "-std=gnu11", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command += ["-DCTNR_HOSTED", "-DCTNR_NO_MAIN", "-include", "string.h", f"-I{NATIVE / 'init'}", str(source), *INIT]
+    subprocess.run([*command, "-o", str(out)], check=True)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        ("size=64k,noswap,mode=755", ["size|64k", "noswap|-", "mode|755"]),
+        ("lowerdir=/a:/b=c,upperdir=", ["lowerdir|/a:/b=c", "upperdir|"]),
+        (",,a,", ["|-", "|-", "a|-"]),
+        # only a label may have quotes, which are not part of it; they keep its commas together
+        ('mode=755,context="u:r:t:s0:c1,c2",size=1k', ["mode|755", "context|u:r:t:s0:c1,c2", "size|1k"]),
+        ('rootcontext="u:r:t:s0"', ["rootcontext|u:r:t:s0"]),
+        ('context="",a', ["context|", "a|-"]),
+        ("context=u:r:t:s0:c1,c2", ["context|u:r:t:s0:c1", "c2|-"]),
+        ('context="never closed,a', ['context|"never closed,a']),
+        ('context="a"b,c', ['context|"a"b', "c|-"]),
+        ('context="', ['context|"']),
+        ('lowerdir="a,b"', ['lowerdir|"a', 'b"|-']),
+        ("x" * 63, ["x" * 63 + "|-"]),
+        ("x" * 64, ["-36"]),
+        ("=a", ["=a|-"]),
+    ],
+)
+def test_options_of_a_mount(options: Path, data: str, wanted: list[str]) -> None:
+    done = subprocess.run([str(options), data], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == wanted

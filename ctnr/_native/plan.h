@@ -57,6 +57,7 @@ enum plan_op {
     OP_TREE, /* fd or str0: source; arg0: 1 recursive; flags TREE_*; arg1..3 type, major, minor; -> mount (detached) */
     OP_ATTACH,     /* str0: destination; flags ATTACH_*: attach the mount */
     OP_SETATTR,    /* arg0: set; arg1: clear; arg2: propagation; arg3: 1 recursive; on the mount, or on str0 */
+    OP_LABEL,      /* str0: security.selinux of the root of the mount made last */
     OP_REMOUNT,    /* str0: destination; arg0: MS_*; str1: data: superblock and flags of what is there */
     OP_MKNOD,      /* str0: path; arg0: mode; arg1: major; arg2: minor; arg3: uid; arg4: gid */
     OP_SYMLINK,    /* str0: target; str1: path; flags SYMLINK_* */
@@ -66,7 +67,8 @@ enum plan_op {
     OP_HOSTNAME,   /* str0 */
     OP_DOMAINNAME, /* str0 */
     OP_SYSCTL,     /* str0: path below /proc/sys; str1: value */
-    OP_KEYRING,    /* str0: name of the session keyring to join or make */
+    OP_ATTRIBUTE,  /* str0: path below /proc; str1: value; flags ATTRIBUTE_*: written by this process, about itself */
+    OP_KEYRING,    /* str0: name of the session keyring to join or make; arg0: permissions to add (keyctl_setperm(3)) */
     OP_CONSOLE, /* fd: console socket or -1 (the parent gets the master); arg0: rows; arg1: columns; flags CONSOLE_* */
     OP_HOOK,    /* str0: path; str1: argv; str2: env; str3: directory; arg0: timeout in ms, 0 none */
     OP_RLIMIT,  /* arg0: resource; arg1: soft; arg2: hard */
@@ -106,8 +108,9 @@ enum plan_op {
 #define PIVOT_READONLY 2  /* then remount / read-only */
 #define PIVOT_CHROOT 4    /* no mount namespace of its own: chroot */
 #define ROOTFS_PLAIN 1
-#define SYMLINK_REPLACE 1 /* remove what is there */
-#define SYMLINK_KEEP 2    /* what is there may stay */
+#define ATTRIBUTE_OPTIONAL 1 /* the kernel need not have it */
+#define SYMLINK_REPLACE 1    /* remove what is there */
+#define SYMLINK_KEEP 2       /* what is there may stay */
 #define CWD_TRY 1
 #define CONSOLE_BIND 1   /* bind the slave over /dev/console */
 #define USER_SETGROUPS 1 /* setgroups is possible here */

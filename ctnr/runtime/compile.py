@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from ctnr.spec.types import Config, Hook, IDMapping, Linux, Mount, Process
 
 _DEFAULT_UMASK = 0o022
+_KEY_USR_SEARCH, _KEY_OTH_SEARCH = 0x00080000, 0x00000008  # linux/key.h
 
 # what the config may ask for and this version cannot do: an error, never ignored
-_LATER_PROCESS = ("apparmorProfile", "selinuxLabel")
-_LATER_LINUX = ("netDevices", "intelRdt", "mountLabel")
+_LATER_LINUX = ("netDevices", "intelRdt")
 
 
 class Context:
@@ -142,12 +142,17 @@ def check_supported(config: Config) -> None:
     """Refuse what the config asks for and this version does not do."""
     process = config.get("process") or {}
     linux = config.get("linux") or {}
-    for name in _LATER_PROCESS:
-        if process.get(name):
-            raise SpecError(f"process.{name}", "is not supported by this version of ctnr")
     for name in _LATER_LINUX:
         if linux.get(name):
             raise SpecError(f"linux.{name}", "is not supported by this version of ctnr")
+    if _labelled(process) or linux.get("mountLabel"):
+        from ctnr.runtime import lsm
+
+        lsm.check(config)
+
+
+def _labelled(process: Process) -> bool:
+    return bool(process.get("apparmorProfile") or process.get("selinuxLabel"))
 
 
 def compile_create(ctx: Context) -> Plan:
@@ -185,6 +190,10 @@ def compile_create(ctx: Context) -> Plan:
     if config.get("domainname"):
         plan.add(p.DOMAINNAME, "domainname", config["domainname"])
     rootfs.sysctls(plan, ctx)
+    if _labelled(process):
+        from ctnr.runtime import lsm
+
+        lsm.process_steps(plan, process, "process", not ctx.no_new_keyring)
     _become(plan, ctx, process, "process", first=True)
     plan.add(p.WAIT, "", ref="start" if ctx.listen else "")
     _hooks(plan, config, "startContainer")
@@ -196,11 +205,12 @@ def compile_exec(ctx: Context, process: Process, namespaces: int, path: str = "p
     """The plan of one more process in a running container; `namespaces` are the CLONE_NEW* to join, by its pidfd."""
     if not process.get("args"):
         raise SpecError(f"{path}.args", "nothing to run")
-    for name in _LATER_PROCESS:
-        if process.get(name):
-            raise SpecError(f"{path}.{name}", "is not supported by this version of ctnr")
     plan = Plan()
     _oom_score(plan, process, path)
+    if _labelled(process):
+        from ctnr.runtime import lsm
+
+        lsm.process_steps(plan, process, path, not ctx.no_new_keyring)
     cpus = process.get("execCPUAffinity") or {}
     initial, final = cpus.get("initial", ""), cpus.get("final", "")
     if initial:
@@ -336,7 +346,10 @@ def _become(plan: Plan, ctx: Context, process: Process, path: str, first: bool) 
     """What the process is, up to the point where it waits for `start`; order matters, see each."""
     plan.add(p.NODUMP, "")  # from here on its neighbours in a shared pid namespace (a pod's, the host's) are its equals
     if not ctx.no_new_keyring:
-        plan.add(p.KEYRING, "", f"_ses.{ctx.id}")
+        # searchable, so that exec'd processes find it and have the same; in a user namespace runc's is for others only, but
+        # they have the same user
+        permissions = _KEY_USR_SEARCH | (_KEY_OTH_SEARCH if ctx.user_namespace else 0) if first else 0
+        plan.add(p.KEYRING, "", f"_ses.{ctx.id}", args=(permissions,))
     for i, limit in enumerate(process.get("rlimits") or ()):
         if ctx.privileged_parent:
             continue

@@ -217,6 +217,7 @@ def new_state(ctx: Context, dir: state.StateDir, stdio: tuple[int, int, int]) ->
         "uid": posix.geteuid(),
         "hooks": [kind for kind, hooks in (config.get("hooks") or {}).items() if hooks],
         "own_pids": any(n["type"] == "pid" for n in ctx.linux.get("namespaces") or ()),
+        "no_new_keyring": ctx.no_new_keyring,  # for exec
         # only now is it known which pipes lead outside; a checkpoint will want to know
         "descriptors": [] if (config.get("process") or {}).get("terminal") else [_descriptor(fd) for fd in stdio],
     }

@@ -32,6 +32,7 @@ WORDS = {
     p.TREE: "take {s0}{ref} to be bound",
     p.ATTACH: "bind it on {s0}",
     p.SETATTR: "set attributes of the mount {s0}: set {attr0}, clear {attr1}, propagation {ms2}",
+    p.LABEL: "give it the SELinux label {s0}",
     p.REMOUNT: "remount {s0} ({ms0} {s1})",
     p.MKNOD: "make node {s0} (type and mode {oct0}, {1}:{2}, owner {3}:{4})",
     p.SYMLINK: "make symlink {s1} -> {s0}",
@@ -41,6 +42,7 @@ WORDS = {
     p.HOSTNAME: "set hostname {s0}",
     p.DOMAINNAME: "set domainname {s0}",
     p.SYSCTL: "write {s1} to /proc/sys/{s0}",
+    p.ATTRIBUTE: "write {s1} to `/proc/{s0}`",  # podman looks for a path in such quotes
     p.KEYRING: "join session keyring {s0}",
     p.CONSOLE: "open a terminal of {0} rows and {1} columns as stdio",
     p.HOOK: "run hook {s0} (timeout {0} ms)",

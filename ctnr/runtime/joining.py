@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
 
 # what a process that does not say has from the container's first one, as in runc
-_INHERITED = ("capabilities", "rlimits", "oomScoreAdj", "scheduler", "ioPriority", "execCPUAffinity")
+_INHERITED = (
+    "capabilities",
+    "rlimits",
+    "oomScoreAdj",
+    "scheduler",
+    "ioPriority",
+    "execCPUAffinity",
+    "apparmorProfile",
+    "selinuxLabel",
+)
 
 
 def exec_process(
@@ -66,6 +75,7 @@ def exec_process(
     ctx = Context(config, container.id, container.bundle)
     ctx.listen = False
     ctx.init = init
+    ctx.no_new_keyring = container.extra.get("no_new_keyring", False)
     ctx.preserve_fds = preserve_fds
     ctx.console = "console" if console_socket else ""
     ctx.setgroups = _setgroups(container, ctx)

@@ -132,11 +132,20 @@ def _mount(plan: Plan, ctx: Context, mount: Mount, path: str, index: int) -> Non
     else:
         if type == "cgroup2":
             ctx.need_cgroup_namespace(plan)
-        _filesystem(plan, mount, dest, type, options, path)
+        _filesystem(plan, ctx, mount, dest, type, options, path)
     _attributes(plan, options, path)
 
 
-def _filesystem(plan: Plan, mount: Mount, dest: str, type: str, options: MountOptions, path: str) -> None:
+def _labelled(ctx: Context, type: str, data: str) -> str:
+    """The data of a new mount, with linux.mountLabel."""
+    if not ctx.linux.get("mountLabel"):
+        return data
+    from ctnr.runtime import lsm
+
+    return lsm.mount_data(ctx.config, type, data)
+
+
+def _filesystem(plan: Plan, ctx: Context, mount: Mount, dest: str, type: str, options: MountOptions, path: str) -> None:
     if not type:
         raise SpecError(f"{path}.type", "is missing")
     flags = 0
@@ -158,7 +167,12 @@ def _filesystem(plan: Plan, mount: Mount, dest: str, type: str, options: MountOp
         words &= ~1
     ms = options.flags & ~(MS_RDONLY if copyup else 0)
     source = mount.get("source") or type
-    plan.add(p.FSMOUNT, path, source, type, dest, options.data or None, args=(attr, ms, words), flags=flags)
+    data = _labelled(ctx, type, options.data)
+    plan.add(p.FSMOUNT, path, source, type, dest, data or None, args=(attr, ms, words), flags=flags)
+    if ctx.linux.get("mountLabel"):
+        from ctnr.runtime import lsm
+
+        lsm.mounted(plan, ctx.config, type)
     if copyup and options.attr_set & MOUNT_ATTR_RDONLY:
         plan.add(p.SETATTR, path, args=(MOUNT_ATTR_RDONLY,))
 
@@ -227,7 +241,8 @@ def _cgroup(plan: Plan, ctx: Context, dest: str, options: MountOptions, path: st
         _attributes(plan, options, path)
         return
     attr = options.attr_set & ~MOUNT_ATTR_RDONLY
-    plan.add(p.FSMOUNT, path, "tmpfs", "tmpfs", dest, "mode=755", args=(attr, 0, 0))
+    data = _labelled(ctx, "tmpfs", "mode=755")
+    plan.add(p.FSMOUNT, path, "tmpfs", "tmpfs", dest, data, args=(attr, 0, 0))
     done: dict[str, str] = {}
     for controller, point in layout.v1.items():
         name = files.basename(point)
@@ -304,8 +319,9 @@ def protect(plan: Plan, ctx: Context) -> None:
     """maskedPaths and readonlyPaths, before the change of root: the sources are the host's."""
     for i, name in enumerate(ctx.linux.get("readonlyPaths") or ()):
         plan.add(p.READONLY, f"linux.readonlyPaths[{i}]", name)
+    data = _labelled(ctx, "tmpfs", "size=0k")
     for i, name in enumerate(ctx.linux.get("maskedPaths") or ()):
-        plan.add(p.MASK, f"linux.maskedPaths[{i}]", name, "size=0k")
+        plan.add(p.MASK, f"linux.maskedPaths[{i}]", name, data)
 
 
 def enter(plan: Plan, ctx: Context) -> None:

@@ -8,7 +8,7 @@ import resource
 
 from . import kernel
 from .bundles import Bundle
-from .cases import ROOT_AND_SUBIDS, Row, case, expect
+from .cases import ROOT_AND_SUBIDS, Row, case, expect, nothing
 from .kernel import Json, status
 from .users import ROOT, User
 
@@ -202,6 +202,18 @@ def oom_score_adj() -> Row:
     return (lambda bundle: bundle.process.__setitem__("oomScoreAdj", 555)), lambda probe, bundle, user: expect(
         probe["oom_score_adj"], "555\n"
     )
+
+
+@case("self:keyring", peers={})
+def a_session_keyring_of_the_containers() -> Row:
+    # as runc's it can be found by name, so that an exec'd process has the same one; crun's cannot
+    def check(probe: Json, bundle: Bundle, user: User) -> None:
+        kind, uid, gid, permissions, name = probe["asked"]["self:keyring"].split(";")
+        expect((kind, uid, gid), ("keyring", "0", "0"))
+        expect(permissions, "3f1b0000" if user.kind == ROOT else "3f1b0008")
+        assert name.startswith("_ses."), name
+
+    return nothing, check
 
 
 MKDIRAT, GETPRIORITY, UNAME = 258, 140, 63  # x86-64 numbers; the case is for that machine only

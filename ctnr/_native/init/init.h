@@ -34,6 +34,9 @@ const char *plan_str(const struct init *in, const struct plan_step *s, int i, si
 /* Pointers to the strings of a list, NULL at the end, in memory of its own (mmap); extra: free places before the NULL. */
 char **plan_list(const struct init *in, const struct plan_step *s, int i, int extra, size_t *count);
 
+/* Take the next of a mount's options off *data: its name into key ("": an empty one), its value, if it has one, behind it. */
+int plan_option(const char **data, char *key, size_t size, char **value);
+
 /* root.c: paths inside the container's root */
 #define ROOT_NOFOLLOW 1                                                  /* no symlink anywhere on the way */
 int root_open(struct init *in, const char *path, int oflags, int flags); /* an fd */
@@ -54,7 +57,7 @@ step_fn do_propagation, do_host_mount, do_host_mkdir, do_host_hide, do_rootfs, d
 step_fn do_oom_score, do_nodump, do_cgroup, do_join, do_unshare, do_timens, do_clone, do_sync, do_setid0, do_loopback,
     do_setsid, do_hostname, do_domainname, do_sysctl, do_keyring, do_rlimit, do_mkcwd, do_user, do_bounding, do_caps,
     do_umask, do_cwd, do_nnp, do_seccomp, do_lookup, do_wait, do_reaper, do_exec;
-step_fn do_scheduler, do_io_priority, do_affinity, do_memory_policy, do_personality;
+step_fn do_attribute, do_label, do_scheduler, do_io_priority, do_affinity, do_memory_policy, do_personality;
 step_fn do_console, do_hook;
 int copy_up(struct init *in, int from, int to);
 int host_proc(struct init *in);

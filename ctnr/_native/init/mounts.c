@@ -98,26 +98,12 @@ static int fs_config(struct init *in, int fs, const struct plan_step *s)
         if (s->arg[2] >> i & 1)
             r = SYS(fsconfig, fs, FSCONFIG_SET_FLAG, words[i], 0, 0);
     while (r == 0 && data && *data) {
-        char key[PATH_MAX_];
-        size_t n = 0, eq = 0;
-        while (data[n] && data[n] != ',') {
-            if (data[n] == '=' && !eq)
-                eq = n;
-            n++;
-        }
-        if (n >= sizeof key)
-            return -ENAMETOOLONG;
-        memcpy(key, data, n);
-        key[n] = 0;
-        data += data[n] ? n + 1 : n;
-        if (!n)
-            continue;
-        if (eq) {
-            key[eq] = 0;
-            r = SYS(fsconfig, fs, FSCONFIG_SET_STRING, key, key + eq + 1, 0);
-        } else {
+        char key[PATH_MAX_], *value;
+        r = plan_option(&data, key, sizeof key, &value);
+        if (r == 0 && value)
+            r = SYS(fsconfig, fs, FSCONFIG_SET_STRING, key, value, 0);
+        else if (r == 0 && *key)
             r = SYS(fsconfig, fs, FSCONFIG_SET_FLAG, key, 0, 0);
-        }
     }
     if (r == 0)
         r = SYS(fsconfig, fs, FSCONFIG_CMD_CREATE, 0, 0, 0);
@@ -250,6 +236,18 @@ int do_setattr(struct init *in, const struct plan_step *s)
         keep_mount(in, fd);
     }
     return setattr(in->mount_fd, s->arg[3] ? AT_RECURSIVE : 0, s->arg[0], s->arg[1], s->arg[2]);
+}
+
+int do_label(struct init *in, const struct plan_step *s)
+{
+    size_t len;
+    const char *label = plan_str(in, s, 0, &len);
+    int fd = (int)sys_openat(in->mount_fd, ".", O_RDONLY | O_DIRECTORY, 0);
+    if (fd < 0)
+        return fd;
+    long r = SYS(fsetxattr, fd, "security.selinux", label, len, 0);
+    sys_close(fd);
+    return (int)r;
 }
 
 int do_remount(struct init *in, const struct plan_step *s)

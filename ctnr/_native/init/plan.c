@@ -24,6 +24,7 @@ static unsigned needs(uint16_t op)
     case OP_HOST_HIDE:
     case OP_ROOTFS:
     case OP_ATTACH:
+    case OP_LABEL:
     case OP_REMOUNT:
     case OP_MKNOD:
     case OP_MASK:
@@ -41,6 +42,7 @@ static unsigned needs(uint16_t op)
         return 2 | 4;
     case OP_SYMLINK:
     case OP_SYSCTL:
+    case OP_ATTRIBUTE:
         return 1 | 2;
     case OP_LOOKUP:
         return 1;
@@ -146,4 +148,44 @@ char **plan_list(const struct init *in, const struct plan_step *s, int i, int ex
     if (count)
         *count = n;
     return list;
+}
+
+/* Whether the option's name, of that length, is one whose value is an SELinux context: it may have commas, and then quotes. */
+static int is_label(const char *option, size_t len)
+{
+    static const char *const names[] = {"context", "fscontext", "defcontext", "rootcontext"};
+    for (int i = 0; i < 4; i++)
+        if (len == strlen(names[i]) && memcmp(option, names[i], len) == 0)
+            return 1;
+    return 0;
+}
+
+int plan_option(const char **data, char *key, size_t size, char **value)
+{
+    const char *p = *data;
+    size_t n = 0, eq = 0;
+    int quoted = 0;
+    *value = NULL;
+    for (; p[n] && (p[n] != ',' || quoted == 1); n++) {
+        if (p[n] == '=' && !eq) {
+            eq = n;
+            quoted = is_label(p, n) && p[n + 1] == '"';
+        } else if (p[n] == '"' && quoted == 1 && n > eq + 1) {
+            quoted = 2;
+        }
+    }
+    if (n >= size)
+        return -ENAMETOOLONG;
+    memcpy(key, p, n);
+    key[n] = 0;
+    *data = p[n] ? p + n + 1 : p + n;
+    if (eq) {
+        key[eq] = 0;
+        *value = key + eq + 1;
+        if (quoted == 2 && key[n - 1] == '"') { /* the quotes are for mount(2) only */
+            key[n - 1] = 0;
+            (*value)++;
+        }
+    }
+    return 0;
 }

@@ -202,10 +202,50 @@ int do_sysctl(struct init *in, const struct plan_step *s)
     return proc_write(in, path, value, len);
 }
 
+/* Security attributes go to the runtime's own /proc only: a container's may be anything (CVE-2019-16884, CVE-2019-19921). */
+int do_attribute(struct init *in, const struct plan_step *s)
+{
+    size_t len;
+    const char *value = plan_str(in, s, 1, &len);
+    int r = proc_write(in, plan_str(in, s, 0, NULL), value, len);
+    return r == -ENOENT && (s->flags & ATTRIBUTE_OPTIONAL) ? 0 : r;
+}
+
+/* The permissions in "type;uid;gid;permissions in hex;name", or an error. */
+static long key_permissions(long key)
+{
+    char text[512], *p = text;
+    long n = SYS(keyctl, KEYCTL_DESCRIBE, key, text, sizeof text - 1, 0), value = 0;
+    if (n < 0)
+        return n;
+    text[n < (long)sizeof text ? n : (long)sizeof text - 1] = 0;
+    for (int field = 0; field < 3; p++) {
+        if (!*p)
+            return -EINVAL;
+        field += *p == ';';
+    }
+    for (; *p && *p != ';'; p++) {
+        int digit = *p >= '0' && *p <= '9' ? *p - '0' : *p >= 'a' && *p <= 'f' ? *p - 'a' + 10 : -1;
+        if (digit < 0)
+            return -EINVAL;
+        value = (value << 4 | digit) & 0xffffffff;
+    }
+    return value;
+}
+
 int do_keyring(struct init *in, const struct plan_step *s)
 {
-    long r = SYS(keyctl, KEYCTL_JOIN_SESSION_KEYRING, plan_str(in, s, 0, NULL), 0, 0, 0);
-    return r < 0 && r != -ENOSYS ? (int)r : 0;
+    long key = SYS(keyctl, KEYCTL_JOIN_SESSION_KEYRING, plan_str(in, s, 0, NULL), 0, 0, 0), r = 0;
+    if (key == -ENOSYS)
+        return 0;
+    if (key < 0)
+        return (int)key;
+    if (s->arg[0]) {
+        r = key_permissions(key);
+        if (r >= 0)
+            r = SYS(keyctl, KEYCTL_SETPERM, key, (uint32_t)r | (uint32_t)s->arg[0], 0, 0);
+    }
+    return r < 0 ? (int)r : 0;
 }
 
 int do_rlimit(struct init *in, const struct plan_step *s)
