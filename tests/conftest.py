@@ -7,6 +7,7 @@ import pytest
 
 pytest.register_assert_rewrite("unpackplace")
 
+from fake_cgroupfs import fake_hybrid, fake_v1, fake_v2  # noqa: E402
 from unpackplace import place, resolver  # noqa: E402
 
-__all__ = ["place", "resolver"]
+__all__ = ["fake_hybrid", "fake_v1", "fake_v2", "place", "resolver"]

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ctnr.runtime.cgroups import dirs, v2
+from ctnr.errors import CtnrError
+from ctnr.runtime import cgroups
+from ctnr.runtime.cgroups import Cgroup, dirs, v2
 from ctnr.runtime.cgroups.layout import Layout, layout
 
 V1_FILES = {
@@ -209,3 +213,58 @@ class Cgroupfs:
         if file == "cgroup.freeze":
             (directory / "cgroup.events").write_text(f"populated 1\nfrozen {value}\n")
         Path(path).write_text(value + "\n")
+
+
+V1 = (
+    "cpuset",
+    "cpu,cpuacct",
+    "memory",
+    "devices",
+    "freezer",
+    "pids",
+    "blkio",
+    "hugetlb",
+    "net_cls,net_prio",
+    "rdma",
+    "name=systemd",
+)
+V2 = "cpuset cpu io memory hugetlb pids rdma"
+
+
+@pytest.fixture
+def fake_v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cgroupfs:
+    return Cgroupfs(tmp_path, monkeypatch, V1)
+
+
+@pytest.fixture
+def fake_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cgroupfs:
+    monkeypatch.setattr(v2, "set_devices", lambda *a, **k: None)
+    return Cgroupfs(tmp_path, monkeypatch, (), "", V2)
+
+
+@pytest.fixture
+def fake_hybrid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cgroupfs:
+    return Cgroupfs(tmp_path, monkeypatch, ("cpuset", "memory", "devices", "freezer"), "unified", "hugetlb pids")
+
+
+def create(fs: Cgroupfs, resources: dict[str, Any] | None = None, path: str | None = "/p/c", **kw: Any) -> Cgroup:
+    cgroup = cgroups.new(path, "id", resources=resources, where=fs.layout(), **kw)
+    assert cgroup is not None
+    fs.log.clear()
+    cgroup.create(resources)
+    return cgroup
+
+
+def limits(fs: Cgroupfs) -> list[tuple[str, str]]:
+    """The writes since, but for what each new cgroup gets."""
+    skip = ("devices.", "cpuset.", "cgroup.subtree_control")
+    return [(p.replace("p/c/", ""), v) for p, v in fs.log if not os.path.basename(p).startswith(skip)]
+
+
+def refused(call: Callable[[], object], field: str, words: str) -> CtnrError:
+    with pytest.raises(CtnrError) as caught:
+        call()
+    assert str(caught.value).startswith(field)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return caught.value

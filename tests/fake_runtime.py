@@ -123,6 +123,9 @@ def make_modules(fake: Fake) -> list[types.ModuleType]:
         def pause(self) -> None:
             fake.note("pause", id=self.id)
 
+        def update(self, resources: dict[str, Any]) -> None:
+            fake.note("update", id=self.id, resources=resources)
+
         def resume(self) -> None:
             fake.note("resume", id=self.id)
 

@@ -137,14 +137,6 @@ def test_run_that_fails_leaves_nothing(run: Run, fake: Fake, monkeypatch: pytest
     assert [call for call, _ in fake.calls] == ["create", "delete"]
 
 
-@pytest.mark.parametrize("verb", ["pause", "resume"])
-def test_pause_and_resume(run: Run, fake: Fake, verb: str) -> None:  # noqa: F811
-    fake.add("c")
-    assert run(f"ctnr {verb} c") == (0, "", "")
-    assert fake.calls == [(verb, {"id": "c"})]
-    assert run(f"ctnr-oci {verb} d")[0] == 1
-
-
 def test_start_and_kill(run: Run, fake: Fake) -> None:  # noqa: F811
     fake.add("c")
     for line in (
@@ -643,7 +635,7 @@ def test_help(real: Run, program: str) -> None:
     code, stdout, stderr = real(f"{program} --help")
     assert (code, stderr) == (0, "")
     assert stdout.startswith(f"Usage: {program} [OPTIONS] COMMAND")
-    verbs = "create delete exec features kill list pause plan ps resume run spec start state".split()
+    verbs = "create delete exec features kill list pause plan ps resume run spec start state update".split()
     commands = stdout.split("Commands:\n")[1].split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in commands] == verbs
     assert real(f"{program} help") == real(program) == real(f"{program} -h") == (0, stdout, "")

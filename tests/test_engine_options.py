@@ -17,6 +17,7 @@ from ctnr.engine import options
 from ctnr.engine.options import Options
 from ctnr.engine.users import find, parse_id, read_in_root
 from ctnr.errors import CtnrError
+from ctnr.spec import sizes
 
 UNLIMITED = (1 << 64) - 1
 
@@ -57,7 +58,7 @@ def refused(call: Callable[[], object], option: str) -> str:
     ],
 )
 def test_sizes(text: int | str, bytes: int) -> None:
-    assert options.parse_size(text, "--memory") == bytes
+    assert sizes.parse_size(text, "--memory") == bytes
 
 
 @pytest.mark.parametrize(
@@ -86,20 +87,20 @@ def test_sizes(text: int | str, bytes: int) -> None:
     + [1 << 63, "1bb", "1ib"],
 )
 def test_what_is_no_size(text: int | str) -> None:
-    assert repr(text) in refused(lambda: options.parse_size(text, "--memory"), "--memory")
+    assert repr(text) in refused(lambda: sizes.parse_size(text, "--memory"), "--memory")
 
 
 @given(st.integers(0, 1 << 40), st.sampled_from("kmg"))
 def test_a_size_is_exact(number: int, unit: str) -> None:
     bytes = number << {"k": 10, "m": 20, "g": 30}[unit]
     if bytes < 1 << 63:
-        assert options.parse_size(f"{number}{unit}", "--memory") == bytes
+        assert sizes.parse_size(f"{number}{unit}", "--memory") == bytes
 
 
 @given(st.text())
 def test_any_text_is_a_size_or_refused(text: str) -> None:
     try:
-        assert 0 <= options.parse_size(text, "--memory") < 1 << 63
+        assert 0 <= sizes.parse_size(text, "--memory") < 1 << 63
     except CtnrError as error:
         assert str(error).startswith("--memory:")
 

@@ -61,7 +61,8 @@ COMPILE = (
 )
 # By how the machine's cgroups are mounted, whether we may use them, what is asked of them; id maps without root
 MACHINE = CGROUP | set(
-    "ctnr.runtime.cgroups.devices ctnr.runtime.cgroups.layout ctnr.runtime.cgroups.resources ctnr.runtime.cgroups.v1 "
+    "ctnr.runtime.cgroups.journal ctnr.runtime.cgroups.devices "
+    "ctnr.runtime.cgroups.layout ctnr.runtime.cgroups.resources ctnr.runtime.cgroups.v1 "
     "ctnr.runtime.cgroups.v2 ctnr.runtime.idmap ctnr.runtime.tree ctnr.spec.resources".split()
 )
 
@@ -81,6 +82,11 @@ FEATURES = (
     )
 )
 
+UPDATE = CONTAINER | set(
+    "ctnr.cli.update ctnr.runtime.updating "
+    "ctnr.spec ctnr.spec.mounts ctnr.spec.process ctnr.spec.runtime ctnr.spec.schema ctnr.spec.sizes ctnr.spec.tables".split()
+)
+
 # In the order in which they are called: (arguments, modules)
 VERBS: list[tuple[str, set[str]]] = [
     ("--version", BASE | TABLES),
@@ -95,6 +101,7 @@ VERBS: list[tuple[str, set[str]]] = [
     ("list", CONTAINER | {"ctnr.cli.listing"}),
     ("ps --format json c", CONTAINER | {"ctnr.cli.listing"}),
     ("exec c /usr/bin/true", EXEC | FOREGROUND),
+    ("update --kernel-memory 1 c", UPDATE),
     ("pause c", CONTAINER | OCI | {"ctnr.runtime.pausing"}),
     ("resume c", CONTAINER | OCI | {"ctnr.runtime.pausing"}),
     ("kill c 9", CONTAINER | OCI | {"ctnr.spec", "ctnr.spec.signals"}),

@@ -21,8 +21,8 @@ from ctnr.spec.process import check_process, number_list
 
 DATA = Path(__file__).parent / "data" / "configs"
 FULL_WARNINGS = [
-    "linux.resources.memory.kernel: kernel memory settings are ignored",
-    "linux.resources.memory.kernelTCP: kernel memory settings are ignored",
+    "linux.resources.memory.kernel: Kernel memory settings are ignored and will be removed",
+    "linux.resources.memory.kernelTCP: Kernel memory settings are ignored and will be removed",
 ]
 MINIMAL: dict[str, Any] = {"ociVersion": "1.0.0", "root": {"path": "rootfs"}}
 

@@ -11,6 +11,7 @@ from ctnr.engine import users
 from ctnr.errors import CtnrError, SyscallError
 from ctnr.runtime import idmap
 from ctnr.runtime.compile import exists
+from ctnr.spec.sizes import parse_size
 from ctnr.spec.tables import CAPABILITIES, OCI_VERSION
 
 TYPE_CHECKING = False
@@ -422,7 +423,7 @@ def _host_devices(directory: str) -> list[HostDevice]:
 def _resources(options: Options, rules: list[DeviceCgroup]) -> dict[str, Any]:
     resources: dict[str, Any] = {"devices": rules}
     if options.memory is not None:
-        limit = reading.parse_size(options.memory, "--memory")
+        limit = parse_size(options.memory, "--memory")
         if limit < 6 << 20:
             raise CtnrError(f"--memory: {options.memory!r} is too little: at least 6m")
         resources["memory"] = {"limit": limit}

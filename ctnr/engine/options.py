@@ -7,6 +7,7 @@ from posix import listdir, major, minor, stat
 
 from ctnr.errors import CtnrError
 from ctnr.files import normpath
+from ctnr.spec.sizes import is_number, parse_size
 from ctnr.spec.tables import CAPABILITIES, RLIM_INFINITY, RLIMITS
 
 TYPE_CHECKING = False
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from posix import stat_result
 
     from ctnr.spec.types import Device, DeviceCgroup, Mount, Rlimit
-
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 
 
 class Options:
@@ -158,32 +157,10 @@ class HostDevice:
         }
 
 
-def _is_number(text: str) -> bool:
-    """Digits with at most one dot among them; float() knows more ways to write one."""
-    whole, _, fraction = text.partition(".")
-    return (whole + fraction).isdigit() and text.isascii()
-
-
-def parse_size(text: int | str, option: str) -> int:
-    """Bytes: a number, or one with a unit (b, k, m, g, t, p; KiB and kb too; powers of 1024, as docker)."""
-    word = str(text).strip().lower()
-    number = word.rstrip("abcdefghijklmnopqrstuvwxyz")
-    unit = word[len(number) :]
-    if unit[1:] in ("ib", "b") and unit[0] != "b":
-        unit = unit[0]
-    value = -1
-    if _is_number(number) and unit in _UNITS:
-        whole, _, fraction = number.partition(".")
-        value = int((whole + fraction) or 0) * _UNITS[unit] // 10 ** len(fraction)
-    if not 0 <= value < 1 << 63:
-        raise CtnrError(f"{option}: {text!r} is not a size: give a number of bytes, or one like 512m or 2g")
-    return value
-
-
 def parse_cpus(text: float | str) -> int:
     """A number of processors as a quota of a 100 ms period, in microseconds."""
     word = str(text)
-    value = float(word) if _is_number(word) else 0.0
+    value = float(word) if is_number(word) else 0.0
     if not 0.01 <= value <= 1 << 20:
         raise CtnrError(f"--cpus: {text!r} is not a number of processors: give one like 1.5 (at least 0.01)")
     return int(value * 100000 + 0.5)

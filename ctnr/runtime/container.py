@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""class Container: create, start, state, exec, kill, pause, wait, delete (runtime-spec runtime.md#operations).
+"""class Container: create, start, state, exec, kill, pause, update, wait, delete (runtime-spec runtime.md#operations).
 
 HOT. Everything the command does, a method here does first. Safe from any thread.
 """
@@ -122,7 +122,7 @@ class Container:
 
     @property
     def config(self) -> Config:
-        """The configuration as it was at create."""
+        """The configuration as it was at create, with what update() has changed."""
         if self._config is None:
             from ctnr.spec.runtime import parse
 
@@ -407,6 +407,16 @@ class Container:
         from ctnr.runtime import pausing
 
         self._locked(pausing.resume)
+
+    def update(self, resources: dict[str, Any]) -> None:
+        """Change limits: those that `resources`, a document like `linux.resources`, names; all of them, or none.
+
+        `config` has them from then on. A `devices` that is not what it was replaces the device list. Raises SpecError,
+        SyscallError, and StateError unless the container is created, running or paused.
+        """
+        from ctnr.runtime import updating
+
+        self._locked(lambda container: updating.update(container, resources))
 
     def _locked(self, operation: Callable[[Container], None]) -> None:
         self._dir.lock()

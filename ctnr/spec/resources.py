@@ -116,7 +116,7 @@ def check_resources(resources: Resources, path: str = "linux.resources") -> list
     memory = resources.get("memory", {})
     for name in ("kernel", "kernelTCP"):
         if name in memory:
-            warnings.append(f"{path}.memory.{name}: kernel memory settings are ignored")
+            warnings.append(f"{path}.memory.{name}: Kernel memory settings are ignored and will be removed")
     cpu = resources.get("cpu", {})
     if 0 < cpu.get("quota", 0) < cpu.get("burst", 0):
         raise SpecError(f"{path}.cpu.burst", "must not be larger than quota")

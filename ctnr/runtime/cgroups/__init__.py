@@ -3,7 +3,7 @@
 
 HOT: imported by every verb that has a cgroup. This module is the whole interface; the others of this package are its
 parts: `layout` (what is mounted, where things go), `resources` (what is asked for), `v1` and `v2` (how it is written),
-`devices` (the device policy), `dirs` (directories and files).
+`devices` (the device policy), `dirs` (directories and files), `killing` (signals to all), `journal` (updates taken back).
 
 Joining costs: a write of a pid to cgroup.procs takes a lock that first waits for an RCU grace period, some 10 ms. Two
 ways do not: CLONE_INTO_CGROUP (v2: fd_v2()), and a process with one thread that writes "0" to v1 `tasks` files itself
@@ -12,9 +12,8 @@ ways do not: CLONE_INTO_CGROUP (v2: fd_v2()), and a process with one thread that
 
 from __future__ import annotations
 
-from errno import EACCES, EINVAL, EPERM, ESRCH
+from errno import EACCES, EINVAL, EPERM
 from posix import O_CLOEXEC, O_DIRECTORY, O_PATH, O_WRONLY, close, open
-from posix import kill as send_signal
 from time import sleep
 
 from ctnr.errors import CtnrError, SpecError, SyscallError
@@ -22,7 +21,7 @@ from ctnr.runtime.cgroups import dirs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from ctnr.runtime.cgroups.layout import Layout
@@ -82,7 +81,7 @@ class Cgroup:
                 from ctnr.runtime.cgroups import v1
 
                 v1.cpuset_start(self.paths["cpuset"], resources)
-            self._write(resources, new=True)
+            self._write(resources, True)
             if not self.rootless:
                 self._set_devices(resources, devices, existing)
         except BaseException as e:
@@ -93,16 +92,31 @@ class Cgroup:
                 raise _setup_error(e) from e
             raise
 
-    def apply(self, resources: Resources) -> None:
-        """Change the limits of a cgroup that exists (`update`); the device list stays as it is, as in runc.
+    def apply(self, resources: Resources, before: Resources | None = None) -> None:
+        """Change the limits of a cgroup that exists (`update`): those that `resources` names, all of them or none.
 
-        Raises SpecError, SyscallError.
+        `before`: `linux.resources` as they were, for a value that depends on one of them. The device list stays as it
+        is: see allow(). Raises SpecError, SyscallError.
         """
+        from ctnr.runtime.cgroups.journal import Journal
+        from ctnr.runtime.cgroups.resources import complete
+
         self._check(resources)
+        journal = Journal()
         try:
-            self._write(resources, new=False)
-        except OSError as e:
-            raise _setup_error(e) from e
+            self._write(complete(resources, before or {}), False, journal.open)
+        except BaseException as e:
+            journal.undo()
+            if isinstance(e, OSError):
+                raise _setup_error(e) from e
+            raise
+
+    def allow(self, rules: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Replace the device list: `linux.resources.devices`, and `linux.devices` as in create().
+
+        Raises SpecError, SyscallError, CtnrError.
+        """
+        self._set_devices({"devices": rules}, nodes, self._directories())
 
     def _directories(self) -> list[str]:
         # co-mounted controllers share a directory
@@ -121,14 +135,8 @@ class Cgroup:
                 raise _unavailable(controller, field, self.rootless)
         if resources.get("unified") and "" not in self.paths:
             raise SpecError(UNIFIED, "cannot use unified on cgroup v1: no cgroup2 is mounted")
-        memory = resources.get("memory") or {}
-        for name in ("kernel", "kernelTCP"):
-            if memory.get(name) is not None:
-                from ctnr.log import warning
 
-                warning(f"linux.resources.memory.{name} is ignored: it is deprecated and the kernel has no such limit")
-
-    def _write(self, resources: Resources, new: bool) -> None:
+    def _write(self, resources: Resources, new: bool, open_dir: Callable[[str], dirs.Dir] = dirs.Dir) -> None:
         unified = self.paths.get("")
         hybrid = len(self.paths) > 1
         if hybrid or unified is None:
@@ -136,7 +144,7 @@ class Cgroup:
 
             for controller, path in self.paths.items():
                 if not (new and controller == "cpuset"):  # cpuset_start() has done it
-                    v1.apply(controller, path, resources)
+                    v1.apply(controller, path, resources, open_dir)
         if unified is not None:
             from ctnr.runtime.cgroups import v2
             from ctnr.runtime.cgroups.resources import wanted, wanted_unified
@@ -147,7 +155,7 @@ class Cgroup:
             have = v2.enable(unified, want, not hybrid) if new else v2.controllers(unified, want)
             if new:
                 v2.settle_type(unified, want)
-            v2.apply(unified, resources, have, self.paths)
+            v2.apply(unified, resources, have, self.paths, open_dir)
 
     def _set_devices(self, resources: Resources, nodes: Sequence[Mapping[str, Any]], existing: list[str]) -> None:
         from ctnr.runtime.cgroups import devices
@@ -297,61 +305,20 @@ class Cgroup:
         pids = self.pids()
         if not pids:
             return
+        from ctnr.runtime.cgroups import killing
+
         paused = self.frozen()
         try:
             self.freeze()
         except CtnrError:
-            self._kill_running(signal)
+            killing.running(signal, self.pids, self._main())
             return
         try:
             # frozen, a pid cannot be another process' by now
-            self._send(signal, self.pids())
+            killing.send(signal, self.pids(), self._main())
         finally:
             if not paused or signal == _SIGKILL:
                 self.thaw()
-
-    def _send(self, signal: int, pids: Iterable[int]) -> None:
-        failed: OSError | None = None
-        for pid in pids:
-            try:
-                send_signal(pid, signal)
-            except OSError as e:
-                if e.errno != ESRCH:
-                    failed = e
-        if failed is not None:
-            raise SyscallError(f"send signal {signal} to", failed.errno or 0, self._main()) from failed
-
-    def _kill_running(self, signal: int) -> None:
-        """Without a freezer: through pidfds of those that are still there when all are open, until none is new."""
-        from posix import pidfd_open
-
-        from ctnr._native import pidfd_send_signal
-
-        seen: set[int] = set()
-        for _ in range(1000):
-            fds: dict[int, int] = {}
-            try:
-                for pid in set(self.pids()) - seen:
-                    try:
-                        fds[pid] = pidfd_open(pid, 0)
-                    except ProcessLookupError:
-                        continue
-                if not fds:
-                    return
-                for pid in fds.keys() & set(self.pids()):
-                    try:
-                        pidfd_send_signal(fds[pid], signal)
-                    except ProcessLookupError:
-                        continue
-                    except OSError as e:
-                        raise SyscallError(
-                            f"send signal {signal} to process {pid} of", e.errno or 0, self._main()
-                        ) from e
-            finally:
-                seen.update(fds)
-                for fd in fds.values():
-                    close(fd)
-        raise CtnrError(f"cannot signal all processes of {self._main()}: new ones keep appearing")
 
     # --- ownership and the end
 

@@ -67,7 +67,7 @@ class Dir:
     def put(self, name: str, value: str, field: str) -> None:
         """Write what the config's `field` asks for. Raises SyscallError naming the field, the value and the file."""
         try:
-            write(name, value, self.fd)
+            self.write(name, value)
         except OSError as e:
             raise self.error(e, name, value, field) from e
 
@@ -76,7 +76,7 @@ class Dir:
         another knob that is still to be written, and the caller comes back afterwards.
         """
         try:
-            write(name, value, self.fd)
+            self.write(name, value)
         except OSError as e:
             if later and e.errno == EINVAL:
                 return False

@@ -14,7 +14,7 @@ from ctnr.errors import SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     Resources = Mapping[str, Any]
@@ -118,6 +118,57 @@ def io_weight(weight: int, field: str) -> int:
     if not 10 <= weight <= 1000:
         raise SpecError(field, f"{weight} is not a weight: 10 to 1000")
     return 1 + (weight - 10) * 9999 // 990
+
+
+def complete(asked: Resources, before: Resources) -> Resources:
+    """What an update asks for, with what v2 has to know beside it: the config's limit on memory and swap is one of their
+    sum, v2's on swap alone, so when one of the two changes the other counts as it was. Source: runc's update.go.
+    """
+    memory = asked.get("memory") or {}
+    limit, swap = memory.get("limit") or 0, memory.get("swap")
+    if not limit and not swap:
+        return asked
+    old = before.get("memory") or {}
+    more = {}
+    if not limit and swap and swap > 0:
+        more["limit"] = old.get("limit")
+    elif limit > 0 and not swap and (old.get("swap") or 0) > 0:
+        more["swap"] = old["swap"]
+    return {**asked, "memory": {**memory, **more}} if more.get("limit") or more.get("swap") else asked
+
+
+# lists whose entries are of one device, or one size, each: what tells them apart
+_KEYS = {"weightDevice": ("major", "minor"), **dict.fromkeys(THROTTLES, ("major", "minor")), "priorities": ("name",)}
+
+
+def merge(before: Resources, asked: Resources) -> dict[str, Any]:
+    """`linux.resources` as they are after an update: what it named, and the rest as it was."""
+    merged = dict(before)
+    for group, value in asked.items():
+        old = merged.get(group)
+        if group == "hugepageLimits":
+            merged[group] = _upsert(old or (), value, ("pageSize",))
+        elif group == "rdma" and old:
+            merged[group] = {**old, **{name: {**old.get(name, {}), **limits} for name, limits in value.items()}}
+        elif isinstance(value, dict) and old:
+            lists = {
+                name: _upsert(old.get(name) or (), value[name], key) for name, key in _KEYS.items() if name in value
+            }
+            merged[group] = {**old, **value, **lists}
+        else:
+            merged[group] = value
+    memory = merged.get("memory")
+    if memory and (asked.get("memory") or {}).get("limit") == -1 and not asked["memory"].get("swap"):
+        merged["memory"] = {**memory, "swap": -1}  # no limit on the one lifts the other's
+    return merged
+
+
+def _upsert(old: Iterable[Mapping[str, Any]], new: Iterable[Mapping[str, Any]], key: tuple[str, ...]) -> list[Any]:
+    entries = {tuple(entry.get(name) for name in key): entry for entry in old}
+    for entry in new:
+        which = tuple(entry.get(name) for name in key)
+        entries[which] = {**entries.get(which, {}), **entry}
+    return list(entries.values())
 
 
 def swap_only(memory: Mapping[str, Any]) -> int:

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 NAME = {"io": "blkio"}
 
 
-def apply(controller: str, path: str, resources: Resources) -> None:
+def apply(controller: str, path: str, resources: Resources, open_dir: Callable[[str], Dir] = Dir) -> None:
     """Write what `resources` says for one v1 controller into its cgroup. Raises SyscallError, SpecError."""
     group, write = _WRITERS.get(controller, ("", None))
     asked = resources.get(group)
     if write is not None and asked:
-        with Dir(path) as d:
+        with open_dir(path) as d:
             write(d, asked)
 
 
@@ -76,7 +76,10 @@ def _memory(d: Dir, memory: Resources) -> None:
 
 def _cpu(d: Dir, cpu: Resources) -> None:
     field = f"{FIELD}.cpu"
-    shares = cpu.get("shares")
+    shares, idle = cpu.get("shares"), cpu.get("idle")
+    # an idle cgroup's shares cannot be written
+    if idle == 0 and d.has("cpu.idle"):
+        d.put("cpu.idle", "0", f"{field}.idle")
     if shares:
         d.put("cpu.shares", str(shares), f"{field}.shares")
         # the kernel clamps without a word
@@ -100,8 +103,7 @@ def _cpu(d: Dir, cpu: Resources) -> None:
             d.put("cpu.cfs_period_us", str(period), f"{field}.period")
         if not burst_set:
             d.put("cpu.cfs_burst_us", str(burst), f"{field}.burst")
-    idle = cpu.get("idle")
-    if idle is not None and (idle or d.has("cpu.idle")):
+    if idle:
         d.put("cpu.idle", str(idle), f"{field}.idle")
     # Set before a process joins: one that is SCHED_RR already may not enter a cgroup without real-time bandwidth
     runtime = cpu.get("realtimeRuntime") or 0

@@ -29,7 +29,7 @@ from ctnr.runtime.cgroups.resources import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     Resources = Mapping[str, Any]
@@ -160,12 +160,18 @@ def settle_type(path: str, want: Mapping[str, str]) -> None:
             raise SyscallError("linux.cgroupsPath: make threaded, as the cgroup above is,", e.errno or 0, path) from e
 
 
-def apply(path: str, resources: Resources, have: set[str], elsewhere: Mapping[str, str]) -> None:
+def apply(
+    path: str,
+    resources: Resources,
+    have: set[str],
+    elsewhere: Mapping[str, str],
+    open_dir: Callable[[str], Dir] = Dir,
+) -> None:
     """Write what `resources` says into a v2 cgroup that has the controllers `have`; `elsewhere` are on v1 hierarchies.
 
     What has no equivalent on v2 is an error. Raises SyscallError, SpecError.
     """
-    with Dir(path) as d:
+    with open_dir(path) as d:
         if resources.get("memory") and "memory" not in elsewhere:
             _memory(d, resources["memory"], "memory" in have)
         if resources.get("cpu") and "cpu" not in elsewhere:
