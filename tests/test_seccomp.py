@@ -156,10 +156,6 @@ BAD: list[tuple[Any, str]] = [
         SIMPLE | {"flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]},
         "linux.seccomp.flags[0]: the kernel takes SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV only with SCMP_ACT_NOTIFY",
     ),
-    (
-        with_rule(action="SCMP_ACT_NOTIFY") | {"listenerPath": "/run/agent"},
-        "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY is not supported yet",
-    ),
     (with_rule(action="SCMP_ACT_ALLOW", errnoRet=1), "linux.seccomp.syscalls[0].errnoRet: "),
     (with_rule(action="SCMP_ACT_ERRNO", errnoRet=-1), "linux.seccomp.syscalls[0].errnoRet: "),
     (with_rule(action="SCMP_ACT_ERRNO", names=[]), "linux.seccomp.syscalls[0].names: "),

@@ -84,7 +84,8 @@ enum plan_op {
     OP_UMASK,         /* arg0 */
     OP_CWD,           /* str0; flags CWD_TRY: once more later if it is refused now */
     OP_NO_NEW_PRIVS,
-    OP_SECCOMP, /* arg0: SECCOMP_FILTER_FLAG_*; str0: struct sock_filter[] */
+    OP_SECCOMP, /* arg0: SECCOMP_FILTER_FLAG_*; str0: struct sock_filter[]; fd: the connection to the listener of its
+                   notifications, which gets the last GO's document with the listener's fd; flags SECCOMP_* */
     OP_LOOKUP,  /* str0: file; str1: value of PATH */
     OP_WAIT,    /* fd: listening socket on which `start` connects, or -1: the parent says go */
     OP_REAPER,  /* fork: the child goes on, this process stays as pid 1, forwards signals and reaps */
@@ -114,12 +115,14 @@ enum plan_op {
 #define CWD_TRY 1
 #define CONSOLE_BIND 1   /* bind the slave over /dev/console */
 #define USER_SETGROUPS 1 /* setgroups is possible here */
+#define SECCOMP_KEEP 1   /* the connection is closed by the exec only: what came before was the init's own */
 #define EXEC_HOME 1      /* set HOME from /etc/passwd if env has none */
 
 /* SYNC phases */
-#define PHASE_MAPS 1   /* uid and gid maps are written */
-#define PHASE_HOOKS 2  /* prestart and createRuntime hooks have run */
-#define PHASE_LIMITS 3 /* the parent has set rlimits that only it may set */
+#define PHASE_MAPS 1     /* uid and gid maps are written */
+#define PHASE_HOOKS 2    /* prestart and createRuntime hooks have run */
+#define PHASE_LIMITS 3   /* the parent has set rlimits that only it may set */
+#define PHASE_LISTENER 4 /* the document for the listener of seccomp notifications is in the GO */
 
 /* Messages on the sync socket (SOCK_SEQPACKET). data follows the struct. */
 struct plan_msg {

@@ -57,6 +57,8 @@ class Context:
         "layout",
         "linux",
         "listen",
+        "listener",
+        "listener_keep",
         "mount_namespace",
         "new_cgroup_namespace",
         "no_new_keyring",
@@ -83,6 +85,9 @@ class Context:
         self.layout: Layout | None = None
         self.console = ""  # ref of the console socket; "" sends the master to the parent
         self.listen = True  # `start` comes over a socket, not from the parent
+        # the socket on which somebody listens for seccomp notifications, and whether it is of a supervisor of ours
+        self.listener = _listener(config)
+        self.listener_keep = False
         self.init = False  # --init: reap
         self.no_pivot = False
         self.no_new_keyring = False
@@ -130,6 +135,15 @@ class Context:
             plan.add(p.UNSHARE, "linux.namespaces", args=(CLONE_NEWCGROUP,))
 
 
+def _listener(config: Config) -> str:
+    section = (config.get("linux") or {}).get("seccomp")
+    if not section:
+        return ""
+    from ctnr.spec.seccomp import listener
+
+    return listener(section, config.get("annotations"))
+
+
 def exists(path: str) -> bool:
     try:
         posix.stat(path)
@@ -142,6 +156,9 @@ def check_supported(config: Config) -> None:
     """Refuse what the config asks for and this version does not do."""
     process = config.get("process") or {}
     linux = config.get("linux") or {}
+    if "run.oci.seccomp.plugins" in (config.get("annotations") or ()):
+        why = "crun's plugins are not supported: use linux.seccomp.listenerPath, or on_syscall of the library"
+        raise SpecError('annotations["run.oci.seccomp.plugins"]', why)
     for name in _LATER_LINUX:
         if linux.get(name):
             raise SpecError(f"linux.{name}", "is not supported by this version of ctnr")
@@ -397,6 +414,8 @@ def _become(plan: Plan, ctx: Context, process: Process, path: str, first: bool) 
         if entry.startswith("PATH="):
             search = entry[5:]
     plan.add(p.LOOKUP, f"{path}.args[0]", process["args"][0], search)
+    if no_new_privs and ctx.listener:
+        _seccomp(plan, ctx)  # as runc: the listener hears of it at create
 
 
 def _tuned(ctx: Context, process: Process) -> bool:
@@ -411,9 +430,14 @@ def _seccomp(plan: Plan, ctx: Context) -> None:
     if section:
         from ctnr.runtime import seccomp
 
-        filter = seccomp.compile(section)
+        unknown = (ctx.config.get("annotations") or {}).get("run.oci.seccomp_fail_unknown_syscall", "0")
+        filter = seccomp.compile(section, fail_unknown=unknown != "0")
+        flags, ref = 0, ""
+        if ctx.listener:
+            plan.add(p.SYNC, "linux.seccomp.listenerPath", args=(p.PHASE_LISTENER,))
+            flags, ref = p.SECCOMP_KEEP if ctx.listener_keep else 0, "listener"
         if filter.program:
-            plan.add(p.SECCOMP, "linux.seccomp", filter.program, args=(filter.flags,))
+            plan.add(p.SECCOMP, "linux.seccomp", filter.program, args=(filter.flags,), flags=flags, ref=ref)
 
 
 def _execute(plan: Plan, ctx: Context, process: Process, path: str) -> None:
@@ -423,7 +447,7 @@ def _execute(plan: Plan, ctx: Context, process: Process, path: str) -> None:
             from ctnr.runtime import tuning
 
             tuning.below_reaper(plan, process, path)
-    if process.get("noNewPrivileges", False):
+    if process.get("noNewPrivileges", False) and not ctx.listener:
         _seccomp(plan, ctx)
     argv = p.strings(process["args"])
     env = p.strings(process.get("env") or [])

@@ -282,6 +282,10 @@ class _Creation:
                 fds.add("start", _native.unix_listen(self.container._dir.fd, state.SOCKET))
             if console_socket:
                 fds.add("console", connect(console_socket))
+            if ctx.listener:
+                from ctnr.runtime import listener
+
+                fds.add("listener", listener.connect(ctx.listener))
             started = self._spawn(fds, stdio, group)
             container._dir.write(state.CONFIG, self.raw)  # while the init is at work
             started.until_ready(self._phase, self._note)
@@ -346,6 +350,10 @@ class _Creation:
             idmap.write_maps(pid, uids, gids)
         elif phase == p.PHASE_LIMITS:
             limits(pid, config.get("process") or {}, self.ctx.init)
+        elif phase == p.PHASE_LISTENER:
+            from ctnr.runtime import listener
+
+            return listener.document(self.container._document("creating"), linux["seccomp"], pid)
         elif phase == p.PHASE_HOOKS:
             document = self.container._document("creating")
             hooks = config.get("hooks") or {}

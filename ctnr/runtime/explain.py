@@ -70,6 +70,7 @@ PHASES = {
     p.PHASE_MAPS: "to write the id maps",
     p.PHASE_HOOKS: "to run the prestart and createRuntime hooks",
     p.PHASE_LIMITS: "to set the resource limits that only it may set",
+    p.PHASE_LISTENER: "to say what the listener of seccomp notifications is told",
 }
 
 
@@ -133,6 +134,8 @@ def words(step: Step) -> str:
             values[f"caps{i}"] = _caps_words(value)
         if f"{{oct{i}}}" in form:
             values[f"oct{i}"] = f"{value:o}"
+    if step.op == p.SECCOMP and step.ref:
+        form += " and send the fd of its notifications to the listener"
     if step.op == p.SYNC:
         values["phase"] = PHASES[args[0]]
     if step.op == p.PIVOT:

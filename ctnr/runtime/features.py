@@ -10,6 +10,7 @@ from ctnr import __version__
 from ctnr.errors import CtnrError
 from ctnr.runtime import seccomp_build
 from ctnr.spec.features import features as document
+from ctnr.spec.seccomp import RECEIVER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def features() -> Features:
         library, flags = seccomp_build.library_version(), seccomp_build.supported_flags()
     except CtnrError:
         library, flags = "", []
-    found = document(
+    return document(
         version=__version__,
         cgroup_v1=True,
         cgroup_v2=True,
@@ -39,8 +40,5 @@ def features() -> Features:
         idmap=True,
         net_devices=False,
         checkpoint=False,
+        unsafe_annotations=(RECEIVER,),
     )
-    seccomp = found["linux"]["seccomp"]
-    if "actions" in seccomp:
-        seccomp["actions"] = [action for action in seccomp["actions"] if action != "SCMP_ACT_NOTIFY"]
-    return found

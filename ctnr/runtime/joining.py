@@ -87,6 +87,10 @@ def exec_process(
         fds.add("container", _dup(container.process.pidfd))
         if console_socket:
             fds.add("console", creating.connect(console_socket))
+        if ctx.listener:
+            from ctnr.runtime import listener
+
+            fds.add("listener", listener.connect(ctx.listener))
         # born in the cgroup, unless there is something to be done before the process joins it
         early = (process.get("execCPUAffinity") or {}).get("initial")
         if group is not None and not early and (fd := group.fd_v2(sub_cgroup)) is not None:
@@ -114,6 +118,10 @@ def exec_process(
         def phase(number: int) -> bytes:
             if number == p.PHASE_LIMITS:
                 creating.limits(launched.pid, process, init)
+            elif number == p.PHASE_LISTENER:
+                from ctnr.runtime import listener
+
+                return listener.document(container._document(status), ctx.linux["seccomp"], launched.pid)
             return b""
 
         try:

@@ -50,12 +50,23 @@ class Filter:
         self.flags = flags
 
 
-def compile(section: Seccomp, path: str = "linux.seccomp") -> Filter:
+def compile(section: Seccomp, path: str = "linux.seccomp", fail_unknown: bool = False) -> Filter:
     """The filter of a runtime-spec `linux.seccomp` object (config-linux.md#seccomp).
 
-    `path` is its JSON path, for the messages. Raises SpecError for a section that is wrong or that libseccomp or the
-    kernel refuses, CtnrError if there is no libseccomp and the filter is not cached.
+    `path` is its JSON path, for the messages; `fail_unknown`: an unknown system call is an error. Raises SpecError for a
+    section that is wrong or that libseccomp or the kernel refuses, CtnrError if there is no libseccomp and the filter is
+    not cached.
     """
+    if "listenerPath" in section or "listenerMetadata" in section:
+        # who listens makes no other filter
+        section = {**section}
+        section.pop("listenerPath", None)
+        section.pop("listenerMetadata", None)
+    if fail_unknown:
+        from ctnr.runtime.seccomp_build import build
+
+        built = build(section, path, fail_unknown=True)
+        return Filter(built.program, built.flags)
     try:
         key = _key(section)
     except ValueError:

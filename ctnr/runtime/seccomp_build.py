@@ -12,7 +12,7 @@ import sys
 from ctnr import log
 from ctnr.errors import CtnrError, SpecError
 from ctnr.runtime import seccomp_bpf as bpf
-from ctnr.spec.seccomp import ACTIONS, ARCHITECTURES, FLAGS, OPERATORS, check_seccomp
+from ctnr.spec.seccomp import ACTIONS, ARCHITECTURES, FLAGS, OPERATORS, RECEIVER, check_seccomp, listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,13 +61,13 @@ class Built:
         self.library = library
 
 
-def build(section: Seccomp, path: str) -> Built:
-    """Compile `section`, which stands at the JSON path `path`.
+def build(section: Seccomp, path: str, fail_unknown: bool = False) -> Built:
+    """Compile `section`, which stands at the JSON path `path`; `fail_unknown`: an unknown system call is an error.
 
     Raises SpecError naming the field that is wrong or that libseccomp or the kernel does not know, CtnrError without
     libseccomp.
     """
-    check_seccomp(section, path)
+    check_seccomp(section, path, "unknown here")
     default = _action(section["defaultAction"], section.get("defaultErrnoRet"), f"{path}.defaultAction")
     rules = _rules(section, path)
     architectures = section.get("architectures") or []
@@ -83,6 +83,8 @@ def build(section: Seccomp, path: str) -> Built:
     for name, number in zip(names, known["archs"][known["native"]][0], strict=False):
         if number == -1:
             # a call newer, or older, than this libseccomp
+            if fail_unknown:
+                raise SpecError(f"{path}.syscalls", f"this version of libseccomp does not know {name!r}")
             log.debug(f"unknown seccomp syscall {name!r} ignored")
     return Built(program, flags, known["library"])
 
@@ -114,8 +116,6 @@ def _resolve(tokens: list[int], names: list[str]) -> dict[str, Any]:
 
 def _action(name: str, errno_ret: int | None, path: str) -> int:
     """The SECCOMP_RET_* value of an action with its errno, by default EPERM."""
-    if name == "SCMP_ACT_NOTIFY":
-        raise SpecError(path, "SCMP_ACT_NOTIFY is not supported yet")
     if name not in _HAS_ERRNO:
         return ACTIONS[name]
     return ACTIONS[name] | (errno.EPERM if errno_ret is None else errno_ret)
@@ -156,9 +156,9 @@ def _flags(section: Seccomp, path: str, supported: int) -> int:
         at = f"{path}.flags[{i}]"
         if not FLAGS[name] & supported:
             raise SpecError(at, f"this kernel does not know {name}")
-        if name == "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV":
-            raise SpecError(at, f"the kernel takes {name} only with SCMP_ACT_NOTIFY, which is not supported yet")
-        # as runc: the init has one thread, and all that come inherit the filter
+        if name == "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" and not listener(section, {RECEIVER: "/"}):
+            raise SpecError(at, f"the kernel takes {name} only with SCMP_ACT_NOTIFY")
+        # as runc: the program is of one thread, and all that come inherit the filter
         if name != "SECCOMP_FILTER_FLAG_TSYNC":
             flags |= FLAGS[name]
     return flags

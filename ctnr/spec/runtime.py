@@ -190,7 +190,7 @@ def validate(config: Config) -> list[str]:
     for kind in hooks:
         for i, hook in enumerate(hooks[kind]):
             check_env(hook.get("env", ()), f"hooks.{kind}[{i}].env")
-    warnings += _check_linux(linux, namespaces)
+    warnings += _check_linux(linux, namespaces, config.get("annotations") or {})
     check_user_namespace(config)
     return warnings
 
@@ -255,7 +255,7 @@ def _check_mount(mount: Mount, path: str, user_namespace: bool) -> list[str]:
     return warnings
 
 
-def _check_linux(linux: Linux, namespaces: dict[str, str]) -> list[str]:
+def _check_linux(linux: Linux, namespaces: dict[str, str], annotations: dict[str, str]) -> list[str]:
     """Everything of the linux section but its namespaces and id mappings."""
     warnings: list[str] = []
     if "mount" not in namespaces:
@@ -284,9 +284,9 @@ def _check_linux(linux: Linux, namespaces: dict[str, str]) -> list[str]:
         warnings.append("linux.seccomp: has no defaultAction and no syscalls, so there is no filter")
         del linux["seccomp"]
     elif seccomp is not None:
-        from ctnr.spec.seccomp import check_seccomp
+        from ctnr.spec.seccomp import RECEIVER, check_seccomp
 
-        check_seccomp(seccomp, "linux.seccomp")
+        check_seccomp(seccomp, "linux.seccomp", annotations.get(RECEIVER, ""))
     _check_time(linux, namespaces)
     _check_intel_rdt(linux)
     _check_memory_policy(linux)

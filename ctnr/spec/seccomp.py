@@ -11,7 +11,11 @@ from ctnr.spec.schema import NAME, TEXT, U64, check, integer, list_of, one_of, r
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ctnr.spec.types import Seccomp
+
+RECEIVER = "run.oci.seccomp.receiver"  # crun's annotation
 
 # seccomp.h of libseccomp; the low 16 bits of ERRNO and TRACE are for the errno
 ACTIONS = {
@@ -110,8 +114,21 @@ _SECCOMP = record(
 )
 
 
-def check_seccomp(seccomp: Seccomp, path: str = "linux.seccomp") -> None:
-    """SpecError for what is no seccomp configuration, or one that could not work."""
+def listener(seccomp: Seccomp, annotations: Mapping[str, str] | None) -> str:
+    """The path of the socket of who answers notifications; "" if there are none to answer, as in runc.
+
+    Without listenerPath crun's annotation says it.
+    """
+    if all(rule["action"] != "SCMP_ACT_NOTIFY" for rule in seccomp.get("syscalls") or ()):
+        return ""
+    return seccomp.get("listenerPath") or (annotations or {}).get(RECEIVER, "")
+
+
+def check_seccomp(seccomp: Seccomp, path: str = "linux.seccomp", receiver: str = "") -> None:
+    """SpecError for what is no seccomp configuration, or one that could not work.
+
+    `receiver`: who listens for notifications if listenerPath does not say.
+    """
     check(seccomp, _SECCOMP, path)
     default = seccomp["defaultAction"]
     _check_errno(default, seccomp.get("defaultErrnoRet"), f"{path}.defaultErrnoRet")
@@ -127,7 +144,7 @@ def check_seccomp(seccomp: Seccomp, path: str = "linux.seccomp") -> None:
             raise SpecError(f"{where}.names", "must hold at least one system call")
         _check_errno(action, rule.get("errnoRet"), f"{where}.errnoRet")
         if action == "SCMP_ACT_NOTIFY":
-            if not seccomp.get("listenerPath"):
+            if not (seccomp.get("listenerPath") or receiver):
                 raise SpecError(f"{where}.action", "SCMP_ACT_NOTIFY needs linux.seccomp.listenerPath")
             if "write" in rule["names"]:
                 raise SpecError(f"{where}.names", "SCMP_ACT_NOTIFY cannot be used for the write syscall")

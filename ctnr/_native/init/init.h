@@ -60,6 +60,8 @@ step_fn do_oom_score, do_nodump, do_cgroup, do_join, do_unshare, do_timens, do_c
 step_fn do_attribute, do_label, do_scheduler, do_io_priority, do_affinity, do_memory_policy, do_personality;
 step_fn do_console, do_hook;
 int copy_up(struct init *in, int from, int to);
+/* notify.c: install the filter and give the listener's fd away. */
+int seccomp_listen(struct init *in, const struct plan_step *s, struct sock_fprog *prog);
 int host_proc(struct init *in);
 int proc_write(struct init *in, const char *path, const char *value, size_t len);
 

@@ -440,6 +440,8 @@ int do_seccomp(struct init *in, const struct plan_step *s)
     size_t len;
     const char *code = plan_str(in, s, 0, &len);
     struct sock_fprog prog = {(unsigned short)(len / sizeof(struct sock_filter)), (struct sock_filter *)code};
+    if (s->fd >= 0)
+        return seccomp_listen(in, s, &prog);
     long r = SYS(seccomp, SECCOMP_SET_MODE_FILTER, s->arg[0], &prog);
     return r < 0 ? (int)r : 0;
 }
