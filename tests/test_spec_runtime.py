@@ -218,7 +218,6 @@ NEEDED = {
     "linux.memoryPolicy.nodes",
     "mounts[0].type",
     "mounts[1].source",
-    "mounts[1].options",
     "mounts[1].uidMappings",
     "mounts[1].gidMappings",
     "mounts[2].type",
@@ -496,11 +495,6 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (
         {"mounts[1].gidMappings": []},
         "mounts[1].gidMappings: uidMappings and gidMappings must be specified together",
-    ),
-    ({"mounts[0].options": ["idmap"]}, "mounts[0]: id-mapped mounts are only supported for bind-mounts"),
-    (
-        {"mounts[0].uidMappings": [MAPPING], "mounts[0].gidMappings": [MAPPING]},
-        "mounts[0]: id-mapped mounts are only supported for bind-mounts",
     ),
     (
         {"mounts[1].uidMappings[1]": {"containerID": 5, "hostID": 1000, "size": 1}},

@@ -143,6 +143,36 @@ static PyObject *n_move_mount(PyObject *self, PyObject *args)
     return path_result(syscall(SYS_move_mount, from, from_path, to, to_path, flags), to_path);
 }
 
+static PyObject *n_fsopen(PyObject *self, PyObject *args)
+{
+    const char *type;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "s:fsopen", &type))
+        return NULL;
+    return fd_or_error(syscall(SYS_fsopen, type, FSOPEN_CLOEXEC));
+}
+
+static PyObject *n_fsconfig(PyObject *self, PyObject *args)
+{
+    int fd;
+    const char *key = NULL, *value = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "i|zz:fsconfig", &fd, &key, &value))
+        return NULL;
+    unsigned command = !key ? FSCONFIG_CMD_CREATE : value ? FSCONFIG_SET_STRING : FSCONFIG_SET_FLAG;
+    return none_or_error(syscall(SYS_fsconfig, fd, command, key, value, 0));
+}
+
+static PyObject *n_fsmount(PyObject *self, PyObject *args)
+{
+    int fd;
+    unsigned attributes;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iI:fsmount", &fd, &attributes))
+        return NULL;
+    return fd_or_error(syscall(SYS_fsmount, fd, FSMOUNT_CLOEXEC, attributes));
+}
+
 static PyObject *n_mount_setattr(PyObject *self, PyObject *args)
 {
     int dirfd;
@@ -400,6 +430,10 @@ static PyMethodDef methods[] = {
     FN("openat2", n_openat2, "openat2(dirfd, path, flags, mode=0, resolve=0) -> fd"),
     FN("open_tree", n_open_tree, "open_tree(dirfd, path, flags) -> fd"),
     FN("move_mount", n_move_mount, "move_mount(from_dirfd, from_path, to_dirfd, to_path, flags)"),
+    FN("fsopen", n_fsopen, "fsopen(type) -> fd"),
+    FN("fsconfig", n_fsconfig,
+       "fsconfig(fd, key, value=None): a string or a flag; fsconfig(fd): create the filesystem"),
+    FN("fsmount", n_fsmount, "fsmount(fd, attributes) -> fd of the detached mount"),
     FN("mount_setattr", n_mount_setattr,
        "mount_setattr(dirfd, path, flags, attr_set, attr_clr, propagation=0, userns_fd=0)"),
     FN("mount", n_mount, "mount(source, target, type, flags, data=None)"),

@@ -84,13 +84,13 @@ def may_setgroups() -> bool:
     return not state.in_user_namespace() or files.read_file("/proc/self/setgroups").strip() == b"allow"
 
 
-def write_maps(pid: int, uids: list[IDMapping], gids: list[IDMapping]) -> None:
+def write_maps(pid: int, uids: list[IDMapping], gids: list[IDMapping], where: str = "linux") -> None:
     """Write both maps of the user namespace of `pid`, directly where that is allowed, else by newuidmap(1), newgidmap(1)."""
     privileged = posix.geteuid() == 0
     if not privileged and single_id(gids, posix.getegid()):
-        _write(pid, "setgroups", "deny", "linux.gidMappings")
+        _write(pid, "setgroups", "deny", f"{where}.gidMappings")
     for kind, maps, own in (("uid", uids, posix.geteuid()), ("gid", gids, posix.getegid())):
-        field = f"linux.{kind}Mappings"
+        field = f"{where}.{kind}Mappings"
         if privileged or single_id(maps, own):
             _write(pid, f"{kind}_map", _text(maps), field)
         else:

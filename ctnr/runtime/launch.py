@@ -7,15 +7,15 @@ HOT. The protocol is in `_native/plan.h`.
 from __future__ import annotations
 
 import posix
-from errno import EACCES, ECHILD, EINVAL, ENOENT, ENOSPC, ENOSYS, EPERM, ESRCH, errorcode
+from errno import EACCES, ECHILD, ENOENT, ENOSPC, ENOSYS, EPERM, ESRCH, errorcode
 from fcntl import F_DUPFD_CLOEXEC, F_GETFD, FD_CLOEXEC, fcntl
 
 from ctnr import _native, files
-from ctnr.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CtnrError, SpecError, SyscallError
+from ctnr.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CtnrError, SyscallError
 from ctnr.runtime import plan as p
 from ctnr.runtime.plan import MESSAGE
 from ctnr.runtime.process import Process
-from ctnr.spec.tables import CLONE_NEWUSER, MOUNT_ATTR_IDMAP
+from ctnr.spec.tables import CLONE_NEWUSER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,40 +84,26 @@ def open_refs(plan: Plan, ctx: Context, fds: Fds) -> None:
 
 
 def _tree(ctx: Context, ref: str, flags: int) -> int:
-    """A detached copy of a mount source, idmapped if the config says so (mount_setattr(2))."""
+    """A detached mount: a copy of a source, or a new filesystem; idmapped if the config says so."""
     source, recursive, options, mount, field = ctx.trees[ref]
     at = _AT_RECURSIVE if recursive else 0
     nofollow = _AT_SYMLINK_NOFOLLOW if flags & p.TREE_NOFOLLOW else 0
-    try:
-        fd = _native.open_tree(-100, source, _OPEN_TREE_CLONE | at | nofollow)
-    except OSError as error:
-        raise SyscallError(f"{field}.source: open", error.errno or 0, source) from None
-    uids, gids = mount.get("uidMappings") or [], mount.get("gidMappings") or []
-    if not (options.idmap or uids or gids):
-        return fd
-    from ctnr.runtime import userns as namespaces
-
-    try:
-        if not uids and not gids:
-            uids, gids = list(ctx.linux.get("uidMappings") or ()), list(ctx.linux.get("gidMappings") or ())
-        if not uids or not gids:
-            raise SpecError(f"{field}.uidMappings", "an idmapped mount needs uidMappings and gidMappings")
-        userns = namespaces.namespace_fd(uids, gids)
+    idmapped = options.idmap or mount.get("uidMappings")
+    if idmapped:
+        from ctnr.runtime import idmounts
+    if idmapped and not options.bind:
+        fd = idmounts.new(ctx, source, options, mount, field)
+    else:
         try:
-            recurse = _AT_RECURSIVE if options.idmap == "ridmap" else 0
-            _native.mount_setattr(fd, "", _AT_EMPTY_PATH | recurse, MOUNT_ATTR_IDMAP, 0, 0, userns)
-        finally:
-            posix.close(userns)
-    except OSError as error:
-        posix.close(fd)
-        hint = {
-            EPERM: "idmapping takes privilege over the filesystem",
-            EINVAL: "the filesystem cannot be idmapped",
-        }.get(error.errno or 0, "")
-        raise SyscallError(f"{field}: idmap", error.errno or 0, source, hint) from None
-    except BaseException:
-        posix.close(fd)
-        raise
+            fd = _native.open_tree(-100, source, _OPEN_TREE_CLONE | at | nofollow)
+        except OSError as error:
+            raise SyscallError(f"{field}.source: open", error.errno or 0, source) from None
+    if idmapped:
+        try:
+            idmounts.apply(ctx, fd, source, options, mount, field)
+        except BaseException:
+            posix.close(fd)
+            raise
     return fd
 
 

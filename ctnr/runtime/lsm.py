@@ -104,15 +104,21 @@ def _exists(path: str) -> bool:
 
 def mount_data(config: Config, type: str, data: str) -> str:
     """The data of a new mount of that type, with linux.mountLabel in it."""
+    for kind, label in mount_options(config, type, data):
+        option = f'{kind}="{label}"'
+        return f"{data},{option}" if data else option
+    return data
+
+
+def mount_options(config: Config, type: str, data: str) -> list[tuple[str, str]]:
+    """The option that makes a new mount of that type have linux.mountLabel; none if `data` has one of its own."""
     label = (config.get("linux") or {}).get("mountLabel")
     if not label or type in _UNLABELLED:
-        return data
+        return []
     for word in data.split(","):
         if word.partition("=")[0] in _CONTEXTS:
-            return data  # its own
-    kind = (config.get("annotations") or {}).get(_CONTEXT_ANNOTATION) or "context"
-    option = f'{kind}="{label}"'
-    return f"{data},{option}" if data else option
+            return []
+    return [((config.get("annotations") or {}).get(_CONTEXT_ANNOTATION) or "context", label)]
 
 
 def mounted(plan: Plan, config: Config, type: str) -> None:

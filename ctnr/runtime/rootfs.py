@@ -118,9 +118,11 @@ def _mount(plan: Plan, ctx: Context, mount: Mount, path: str, index: int) -> Non
     if options.bind or type in ("bind", "rbind"):
         _bind(plan, ctx, mount, dest, options, path, index, recursive=options.rbind or type == "rbind")
         return
-    if options.idmap or mount.get("uidMappings") or mount.get("gidMappings"):
-        raise SpecError(path, "only bind mounts can be idmapped")
-    if options.remount:
+    if options.idmap or mount.get("uidMappings"):
+        from ctnr.runtime import idmounts
+
+        idmounts.filesystem(plan, ctx, mount, dest, options, path, f"tree:{index}")
+    elif options.remount:
         flags = options.flags & ~MS_REMOUNT
         plan.add(p.REMOUNT, path, dest, options.data, args=(flags,))
     elif type == "sysfs" and ctx.foreign_network:
@@ -203,12 +205,20 @@ def _bind(
             plan.add(p.SYMLINK, path, target, dest, flags=p.SYMLINK_REPLACE)
             return
     flags = p.TREE_NOFOLLOW if options.src_nofollow else 0
-    idmapped = options.idmap or mount.get("uidMappings") or mount.get("gidMappings")
+    idmapped = options.idmap or mount.get("uidMappings")
+    if idmapped:
+        from ctnr.runtime import idmounts
+
+        idmounts.check(ctx, options, mount, path)
     if idmapped or ctx.privileged_parent:
         # only the runtime may idmap, or see a source that the container's root may not
         ref = f"tree:{index}"
         ctx.trees[ref] = (source, recursive, options, mount, path)
         plan.add(p.TREE, path, source, args=(1 if recursive else 0,), flags=flags, ref=ref)
+        if ctx.user_namespace or ctx.linux.get("rootfsPropagation") not in ("shared", "rshared"):
+            # the copy is a peer of the host's mount: what is mounted below it would show up there. In a mount namespace of
+            # another user namespace the kernel does the same to every mount (mount_namespaces(7))
+            plan.add(p.SETATTR, path, args=(0, 0, MS_SLAVE, 1 if recursive else 0))
     else:
         plan.add(p.TREE, path, source, args=(1 if recursive else 0,), flags=flags)
     if options.attr_set or options.attr_clr:

@@ -51,13 +51,13 @@ def run(
     return launch.program(plan, stdio, passed, phase)
 
 
-def namespace_fd(uids: list[IDMapping], gids: list[IDMapping]) -> int:
-    """An fd of a new user namespace with these maps. Needs privilege over the ids."""
+def namespace_fd(uids: list[IDMapping], gids: list[IDMapping], where: str = "linux") -> int:
+    """An fd of a new user namespace with these maps, from the section `where`. Needs privilege over the ids."""
     plan = _begin()
     plan.add(p.EXEC, "", b"", b"")  # never reached
     started = launch.spawn(plan, launch.Fds(), (0, 1, 2), "helper", -1, (), True)
     try:
-        idmap.write_maps(started.pid, uids, gids)
+        idmap.write_maps(started.pid, uids, gids, where)
         return posix.open(f"/proc/{started.pid}/ns/user", posix.O_RDONLY | posix.O_CLOEXEC)
     finally:
         started.abort()

@@ -35,7 +35,7 @@ class MountOptions:
     propagation: MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE, each perhaps with MS_REC, in order.
     data: the filesystem's own options, joined by commas.
     bind: a bind mount, recursive (`rbind`) or not.
-    idmap: "", "idmap" or "ridmap".
+    idmap, idmap_maps: "", "idmap" or "ridmap", and the mappings behind it, if it has any (crun).
     """
 
     __slots__ = (
@@ -48,6 +48,7 @@ class MountOptions:
         "dest_nofollow",
         "flags",
         "idmap",
+        "idmap_maps",
         "propagation",
         "rbind",
         "rec_clr",
@@ -70,6 +71,7 @@ class MountOptions:
         self.rbind = False
         self.remount = False
         self.idmap = ""
+        self.idmap_maps = ""
         self.tmpcopyup = False
         self.copy_symlink = False
         self.src_nofollow = False
@@ -104,6 +106,8 @@ def parse_options(options: list[str], path: str) -> MountOptions:
             o.rec_set, o.rec_clr = _attr(o.rec_set, o.rec_clr, inverse, attr)
         elif option == "idmap" or option == "ridmap":
             o.idmap = option
+        elif option.startswith(("idmap=", "ridmap=")):
+            o.idmap, _, o.idmap_maps = option.partition("=")
         elif option in MOUNT_EXTENSIONS:
             setattr(o, option.replace("-", "_"), True)
         elif option:

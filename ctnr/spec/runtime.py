@@ -246,9 +246,7 @@ def _check_mount(mount: Mount, path: str, user_namespace: bool) -> list[str]:
         missing = "gidMappings" if uid_mappings else "uidMappings"
         raise SpecError(f"{path}.{missing}", "uidMappings and gidMappings must be specified together")
     if uid_mappings or options.idmap:
-        if not options.bind:
-            raise SpecError(path, "id-mapped mounts are only supported for bind-mounts")
-        if not uid_mappings and not user_namespace:
+        if not uid_mappings and not options.idmap_maps and not user_namespace:
             raise SpecError(f"{path}.options", f"{options.idmap} needs uidMappings and gidMappings or a user namespace")
         _check_mappings(uid_mappings or (), f"{path}.uidMappings")
         _check_mappings(gid_mappings or (), f"{path}.gidMappings")
