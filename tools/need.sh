@@ -36,11 +36,17 @@ for set; do
         need bubblewrap have bwrap
         need busybox-static have busybox
         need bzip2 have bzip2
+        need catatonit have catatonit
+        need conmon have conmon
+        need containerd have containerd
         need crun have crun
         need debootstrap have debootstrap
+        need docker-compose have docker-compose
+        need docker.io have dockerd
         need iproute2 have ip
         need libseccomp2 python -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")'
         need passwd have useradd
+        need podman have podman
         need procps have ps
         need runc have runc
         need strace have strace

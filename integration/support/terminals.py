@@ -79,7 +79,15 @@ class Behind(Terminal):
     """A command whose controlling terminal, stdin, stdout and stderr are a new pty of `rows` x `cols`."""
 
     def __init__(
-        self, argv: list[str], user: User, *, rows: int = 24, cols: int = 80, view: str = views.HOST, **how: Any
+        self,
+        argv: list[str],
+        user: User,
+        *,
+        rows: int = 24,
+        cols: int = 80,
+        view: str = views.HOST,
+        env: dict[str, str] | None = None,
+        **how: Any,
     ) -> None:
         master, slave = os.openpty()
         set_size(master, rows, cols)
@@ -92,7 +100,7 @@ class Behind(Terminal):
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env=user.env(),
+            env={**user.env(), **(env or {})},
             **how,
         )
         leaks.own(self.process.pid)
