@@ -12,7 +12,6 @@ import pytest
 from support import machine, runtimes, users
 from support.bundles import new_id
 from support.podman import IMAGE, Podman
-from support.runtimes import Result
 from support.terminals import Behind
 
 TICKS = "i=0; while sleep 0.05; do i=$((i+1)); echo tick $i; done"
@@ -261,8 +260,17 @@ def test_volumes_secrets_and_devices(podman: Podman) -> None:
         "--ulimit=nproc=1000:1000",
         "--init",
     )
-    script = "cat /host/file; touch /host/no /no 2>/dev/null; touch /scratch/yes && hostname; ulimit -n; df -k /dev/shm | tail -1 | awk '{print $2}'; "
-    script += "grep -E 'CapEff|NoNewPrivs' /proc/self/status; cat /proc/sys/net/ipv4/ip_unprivileged_port_start"
+    script = "; ".join(
+        (
+            "cat /host/file",
+            "touch /host/no /no 2>/dev/null",
+            "touch /scratch/yes && hostname",
+            "ulimit -n",
+            "df -k /dev/shm | tail -1 | awk '{print $2}'",
+            "grep -E 'CapEff|NoNewPrivs' /proc/self/status",
+            "cat /proc/sys/net/ipv4/ip_unprivileged_port_start",
+        )
+    )
     done = podman.run("--rm", *flags, IMAGE, "sh", "-c", script).ok()
     assert done.out.split() == [
         *"of the host named 100 2048".split(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""podman (and its buildah) calling the runtime: a storage, a configuration and an image of the test's own, for any kind of user."""
+"""podman calling the runtime: a storage, a configuration and an image of the test's own, for any kind of user."""
 
 from __future__ import annotations
 
