@@ -43,6 +43,10 @@ class StateError(CtnrError):
         self.status = status
 
 
+class HookError(CtnrError):
+    """A hook failed, could not be run, or did not end in time."""
+
+
 class SyscallError(CtnrError):
     """The kernel refused. `step` says what was attempted (with its config field), `errno` and `path` why and where."""
 

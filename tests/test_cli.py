@@ -590,7 +590,11 @@ def test_what_errors_say_cannot_move_the_cursor(run: Run, fake: Fake, program: s
         ("ctnr exec --nope c", 125, "unknown option --nope (see 'ctnr exec --help')"),
         ("ctnr ps c", 1, "unexpected argument 'c' (see 'ctnr ps --help')"),
         ("ctnr pause", 1, "CONTAINER is missing (see 'ctnr pause --help')"),
-        ("ctnr kill -r c", 1, "-r is not supported by this version of ctnr (see 'ctnr kill --help')"),
+        (
+            "ctnr create --pidfd-socket s c",
+            1,
+            "--pidfd-socket is not supported by this version of ctnr (see 'ctnr create --help')",
+        ),
         ("ctnr --root / state c", 1, "--root may not be / (see 'ctnr --help')"),
         (
             "ctnr --log journald:x state c",

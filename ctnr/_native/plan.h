@@ -70,8 +70,9 @@ enum plan_op {
     OP_ATTRIBUTE,  /* str0: path below /proc; str1: value; flags ATTRIBUTE_*: written by this process, about itself */
     OP_KEYRING,    /* str0: name of the session keyring to join or make; arg0: permissions to add (keyctl_setperm(3)) */
     OP_CONSOLE, /* fd: console socket or -1 (the parent gets the master); arg0: rows; arg1: columns; flags CONSOLE_* */
-    OP_HOOK,    /* str0: path; str1: argv; str2: env; str3: directory; arg0: timeout in ms, 0 none */
-    OP_RLIMIT,  /* arg0: resource; arg1: soft; arg2: hard */
+    OP_HOOK_OUTPUT,   /* fd: a file; arg0: 1 or 2, the fd of the hooks below that it is for */
+    OP_HOOK,          /* str0: path; str1: argv; str2: env; str3: directory; arg0: timeout in ms, 0 none */
+    OP_RLIMIT,        /* arg0: resource; arg1: soft; arg2: hard */
     OP_SCHEDULER,     /* str0: struct sched_attr (sched_setattr(2)) */
     OP_IO_PRIORITY,   /* arg0: ioprio_set(2)'s value */
     OP_AFFINITY,      /* str0: mask of CPUs (sched_setaffinity(2)), multiple of 8 bytes; none: every CPU there is */

@@ -95,12 +95,21 @@ def kill(g: Globals, parsed: Parsed) -> int:
             signal = signal_number(parsed.args[1])
         except ValueError as e:
             raise UsageError(str(e)) from None
-    Container.load(parsed.args[0], g.root).kill(signal, parsed.flag("all"))
+    all = parsed.flag("all")
+    if parsed.flag("regex"):
+        from ctnr.cli import matching
+
+        return matching.each(g, parsed.args[0], lambda container: container.kill(signal, all))
+    Container.load(parsed.args[0], g.root).kill(signal, all)
     return 0
 
 
 def delete(g: Globals, parsed: Parsed) -> int:
     force = parsed.flag("force")
+    if parsed.flag("regex"):
+        from ctnr.cli import matching
+
+        return matching.each(g, parsed.args[0], lambda container: container.delete(force))
     try:
         container = Container.load(parsed.args[0], g.root)
     except StateError as e:
@@ -134,8 +143,8 @@ COMMANDS: dict[str, tuple[Command, Handler]] = {
             "CONTAINER [SIGNAL]",
             "send a signal (default: TERM) to the container's first process",
             (
-                (FLAG, "all", "a", "", "to all processes of the container"),
-                (LATER, "regex", "r", "", ""),
+                (FLAG, "all", "a", "", "to all processes of the container; no error if it is not running"),
+                (FLAG, "regex", "r", "", "CONTAINER is a regular expression: to every container whose id it matches"),
             ),
             "SIGNAL is a number or a name: 9, KILL, SIGKILL, kill, RTMIN+3.",
         ),
@@ -158,7 +167,7 @@ COMMANDS: dict[str, tuple[Command, Handler]] = {
             "remove what is left of a stopped container",
             (
                 (FLAG, "force", "f", "", "kill it first if it runs; no error if there is no such container"),
-                (LATER, "regex", "r", "", ""),
+                (FLAG, "regex", "r", "", "CONTAINER is a regular expression: each container whose id it matches"),
             ),
         ),
         delete,

@@ -22,11 +22,18 @@ class TimedOut(Exception):
 
 
 def run_program(
-    path: str, argv: list[str], env: list[str], stdin: bytes, timeout: float | None, cwd: str = "/"
+    path: str,
+    argv: list[str],
+    env: list[str],
+    stdin: bytes,
+    timeout: float | None,
+    cwd: str = "/",
+    outputs: tuple[int, int] = (-1, -1),
 ) -> tuple[int, str]:
     """Run the program at `path` in `cwd` and return (exit code or 128+signal, the tail of its output as one line).
 
-    `env` is its whole environment, `timeout` in seconds. Raises CtnrError if it cannot be executed, TimedOut.
+    `env` is its whole environment, `timeout` in seconds; `outputs` are fds for its stdout and stderr (-1: kept and
+    returned). Raises CtnrError if it cannot be executed, TimedOut.
     """
     given = posix.memfd_create("stdin", posix.MFD_CLOEXEC)
     output = posix.memfd_create("output", posix.MFD_CLOEXEC)
@@ -39,7 +46,8 @@ def run_program(
         plan.add(p.UMASK, "", args=(0o022,))
         plan.add(p.WAIT, "")
         plan.add(p.EXEC, "", p.strings(argv), p.strings(env))
-        process = launch.program(plan, (given, output, output))
+        out, err = outputs
+        process = launch.program(plan, (given, out if out >= 0 else output, err if err >= 0 else output))
         try:
             status = process.wait(timeout)
         except TimeoutError:

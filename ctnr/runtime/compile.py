@@ -52,6 +52,7 @@ class Context:
         "euid",
         "foreign_network",
         "has_kcore",
+        "hook_outputs",
         "id",
         "init",
         "layout",
@@ -92,6 +93,7 @@ class Context:
         self.no_pivot = False
         self.no_new_keyring = False
         self.preserve_fds = 0
+        self.hook_outputs: tuple[int, ...] = ()  # which of the stdio of the init's hooks have a file: fds "hooks:N"
         self.setgroups = True
         self.root_steps: list[Step] = []  # mounts that make the root filesystem itself (engine)
         self.trees: dict[str, tuple[str, bool, MountOptions, Mount, str]] = {}
@@ -198,7 +200,7 @@ def compile_create(ctx: Context) -> Plan:
         plan.add(p.SYNC, "hooks", args=(p.PHASE_HOOKS,))
     elif hooks.get("createContainer"):
         plan.add(p.SYNC, "hooks.createContainer", args=(p.PHASE_HOOKS,))
-    _hooks(plan, config, "createContainer", ctx.bundle)
+    _hooks(plan, ctx, "createContainer", ctx.bundle)
     if ctx.mount_namespace:
         rootfs.protect(plan, ctx)
     rootfs.enter(plan, ctx)
@@ -213,7 +215,7 @@ def compile_create(ctx: Context) -> Plan:
         lsm.process_steps(plan, process, "process", not ctx.no_new_keyring)
     _become(plan, ctx, process, "process", first=True)
     plan.add(p.WAIT, "", ref="start" if ctx.listen else "")
-    _hooks(plan, config, "startContainer")
+    _hooks(plan, ctx, "startContainer")
     _execute(plan, ctx, process, "process")
     return plan
 
@@ -340,12 +342,19 @@ def _console(plan: Plan, ctx: Context, process: Process, flags: int) -> None:
     plan.add(p.CONSOLE, "process.terminal", args=args, flags=flags, ref=ctx.console)
 
 
-def _hooks(plan: Plan, config: Config, kind: str, directory: str | None = None) -> None:
+def _hooks(plan: Plan, ctx: Context, kind: str, directory: str | None = None) -> None:
+    config = ctx.config
     hooks: dict[str, list[Hook]] = config.get("hooks") or {}  # type: ignore[assignment]
+    if hooks.get(kind) and not any(step.op == p.HOOK_OUTPUT for step in plan.steps):
+        for fd in ctx.hook_outputs:
+            plan.add(p.HOOK_OUTPUT, "annotations", args=(fd,), ref=f"hooks:{fd}")
+    process = config.get("process") or {}
     for i, hook in enumerate(hooks.get(kind) or ()):
         timeout = (hook.get("timeout") or 0) * 1000
         argv = p.strings(hook.get("args") or [hook["path"]])
-        env = p.strings(hook.get("env") or [])
+        # as in runc: a hook without one gets the program's, where that is what runs next
+        given = hook.get("env")
+        env = p.strings((process.get("env") if given is None and kind == "startContainer" else given) or [])
         plan.add(p.HOOK, f"hooks.{kind}[{i}]", hook["path"], argv, env, directory, args=(timeout,))
 
 

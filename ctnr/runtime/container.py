@@ -10,7 +10,7 @@ import posix
 from errno import EINVAL, ENODEV, ENOENT, ESRCH
 
 from ctnr import _native, files, jsonio, log
-from ctnr.errors import CtnrError, StateError, SyscallError
+from ctnr.errors import CtnrError, HookError, StateError, SyscallError
 from ctnr.runtime import state
 from ctnr.runtime.process import Process, poll_exit
 
@@ -36,7 +36,7 @@ class Container:
     console socket; `bundle`: the absolute path of its bundle.
     """
 
-    __slots__ = ("_cgroup", "_config", "_dir", "_launch", "_owner", "_process", "_state", "id", "root")
+    __slots__ = ("_cgroup", "_config", "_dir", "_launch", "_owner", "_process", "_removed", "_state", "id", "root")
 
     def __init__(self, id: str, root: str, dir: state.StateDir, data: dict[str, Any]) -> None:
         self.id = id
@@ -48,6 +48,7 @@ class Container:
         self._launch: Launch | None = None
         self._process: Process | None = None
         self._owner = -1
+        self._removed = False
 
     # --- making and finding
 
@@ -62,6 +63,7 @@ class Container:
         return create(id, bundle, **options)
 
     def _remove(self) -> None:
+        self._removed = True
         owned = self._state.get("owned")
         if owned:
             from ctnr.runtime.userns import remove_tree
@@ -247,8 +249,17 @@ class Container:
         self._dir.lock()
         try:
             self._start()
+        except HookError:
+            from ctnr.runtime import hooks
+
+            hooks.end(self)
+            raise
         finally:
             self._dir.unlock()
+        if "poststart" in (self._state.get("hooks") or ()):
+            from ctnr.runtime import hooks
+
+            hooks.poststart(self)  # without the lock: whoever wants to end it need not wait for a hook
 
     def _start(self) -> None:
         # created by this process and not let go: the init can be nothing but waiting, or dead, which go() will find
@@ -268,7 +279,9 @@ class Container:
         hooks = self._state.get("hooks") or ()
         document = b""
         if "startContainer" in hooks:
-            document = jsonio.dumps(self._document("created")).encode("utf-8", "surrogateescape")
+            from ctnr.runtime.hooks import inner_state
+
+            document = inner_state(self, "created")
         if self._launch is not None and waiting:
             try:
                 self._launch.go(document)
@@ -285,21 +298,18 @@ class Container:
             finally:
                 posix.close(fd)
             posix.unlink(state.SOCKET, dir_fd=self._dir.fd)
-        if "poststart" in hooks:
-            from ctnr.runtime import hooks as runner
-
-            try:
-                runner.run(self.config, "poststart", self._document("running"))
-            except CtnrError:
-                # since runtime-spec 1.3 this ends the container (runtime.md#lifecycle)
-                self._kill_all()
-                raise
 
     def kill(self, signal: int, all: bool = False) -> None:
-        """Send a signal to the first process, or to every process (runtime.md#kill). StateError unless it runs."""
+        """Send a signal to the first process, or with `all` to every process (runtime.md#kill).
+
+        As in runc, SIGKILL is for every process where they do not end with the first one: in a pid namespace that is not
+        the container's alone. StateError unless it runs; `all` does not mind.
+        """
         status = self.status()
-        if all and self.cgroup is not None:
-            self.cgroup.kill(signal)
+        if all or (signal == _SIGKILL and not self._state.get("own_pids")):
+            from ctnr.runtime import everyone
+
+            everyone.kill(self, signal, status, all)
             return
         if status == "stopped":
             raise StateError("container not running", self.id, status)
@@ -340,10 +350,17 @@ class Container:
     def delete(self, force: bool = False) -> None:
         """Remove all that create made (runtime.md#delete). StateError if it is not stopped, unless `force` kills it.
 
-        With `force` it may have been removed by somebody else already.
+        With `force` it may have been removed already, by somebody else or by us.
         """
+        if self._removed and force:
+            return
         try:
-            self._dir.lock()
+            if force and not self._dir.try_lock():
+                # somebody starts it, and may wait for a hook that never ends: it ends with the container
+                self._kill_all()
+                self._dir.lock()
+            elif not force:
+                self._dir.lock()
         except StateError:
             if not force:
                 raise

@@ -216,7 +216,7 @@ def new_state(ctx: Context, dir: state.StateDir, stdio: tuple[int, int, int]) ->
         "boot": state.boot_id() if dir.outlives_boot() else "",
         "uid": posix.geteuid(),
         "hooks": [kind for kind, hooks in (config.get("hooks") or {}).items() if hooks],
-        "own_pids": any(n["type"] == "pid" for n in ctx.linux.get("namespaces") or ()),
+        "own_pids": any(n["type"] == "pid" and not n.get("path") for n in ctx.linux.get("namespaces") or ()),
         "no_new_keyring": ctx.no_new_keyring,  # for exec
         # only now is it known which pipes lead outside; a checkpoint will want to know
         "descriptors": [] if (config.get("process") or {}).get("terminal") else [_descriptor(fd) for fd in stdio],
@@ -286,6 +286,9 @@ class _Creation:
                 from ctnr.runtime import listener
 
                 fds.add("listener", listener.connect(ctx.listener))
+                from ctnr.runtime.hooks import init_outputs
+
+                ctx.hook_outputs = init_outputs(ctx.config, fds)
             started = self._spawn(fds, stdio, group)
             container._dir.write(state.CONFIG, self.raw)  # while the init is at work
             started.until_ready(self._phase, self._note)
@@ -362,7 +365,9 @@ class _Creation:
 
                 runner.run(config, "prestart", document)
                 runner.run(config, "createRuntime", document)
-            return jsonio.dumps(document).encode("utf-8", "surrogateescape")
+            from ctnr.runtime.hooks import inner_state
+
+            return inner_state(self.container, "creating")
         return b""
 
 

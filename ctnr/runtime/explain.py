@@ -45,6 +45,7 @@ WORDS = {
     p.ATTRIBUTE: "write {s1} to `/proc/{s0}`",  # podman looks for a path in such quotes
     p.KEYRING: "join session keyring {s0}",
     p.CONSOLE: "open a terminal of {0} rows and {1} columns as stdio",
+    p.HOOK_OUTPUT: "send what hooks write to their fd {0} to a file",
     p.HOOK: "run hook {s0} (timeout {0} ms)",
     p.RLIMIT: "set rlimit {0} to {1} (hard {2})",
     p.SCHEDULER: "be scheduled as {s1}",

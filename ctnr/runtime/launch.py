@@ -11,7 +11,7 @@ from errno import EACCES, ECHILD, ENOENT, ENOSPC, ENOSYS, EPERM, ESRCH, errorcod
 from fcntl import F_DUPFD_CLOEXEC, F_GETFD, FD_CLOEXEC, fcntl
 
 from ctnr import _native, files
-from ctnr.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CtnrError, SyscallError
+from ctnr.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CtnrError, HookError, SyscallError
 from ctnr.runtime import plan as p
 from ctnr.runtime.plan import MESSAGE
 from ctnr.runtime.process import Process
@@ -365,10 +365,10 @@ def failure(plan: Plan | None, index: int, err: int, code: int, detail: bytes) -
             how = f"exit status {err >> 8 & 255}" if err & 127 == 0 else f"killed by signal {err & 127}"
             path, _, output = text.partition(": ")
             tail = f", output: {' '.join(output.split())}" if output else ""
-            return CtnrError(f"error running {kind} hook: {step.field}: {path}: {how}{tail}")
+            return HookError(f"error running {kind} hook: {step.field}: {path}: {how}{tail}")
         if code == p.ERR_HOOK_TIMEOUT:
-            return CtnrError(f"error running {kind} hook: {step.field}: {text}: did not end in time, killed")
-        return CtnrError(f"error running {kind} hook: {step.field}: {text or step.strings[0]!s}: {reason}")
+            return HookError(f"error running {kind} hook: {step.field}: {text}: did not end in time, killed")
+        return HookError(f"error running {kind} hook: {step.field}: {text or step.strings[0]!s}: {reason}")
     words = p.explain_step(step)
     if code == p.ERR_UNSAFE:
         return CtnrError(f"{step.field}: {words}: {text or 'what is there'} is not what it must be; refused")

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     ATTRIBUTE,
     KEYRING,
     CONSOLE,
+    HOOK_OUTPUT,
     HOOK,
     RLIMIT,
     SCHEDULER,
@@ -67,7 +68,11 @@ if TYPE_CHECKING:
     WAIT,
     REAPER,
     EXEC,
-) = range(53)
+<<<<<<< HEAD
+) = range(54)
+=======
+) = range(52)
+>>>>>>> 39d99d7 (runtime: kill reaches whoever outlives the first process; delete --force does not wait for a hook; kill and delete --regex; run.oci.hooks.*)
 
 # flags, as in plan.h
 JOIN_RETRY = 1

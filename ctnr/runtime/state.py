@@ -33,7 +33,8 @@ _boot: list[str] = []
 def check_id(id: str) -> None:
     """Raise unless `id` is one that every caller can use as a name: runc's grammar."""
     if not id or len(id) > MAX_ID or id in (".", "..") or not _ALLOWED.issuperset(id):
-        raise StateError(f"invalid container ID format: {id!r}: use letters, digits and _ + - . only", id)
+        wrong = next((f" invalid character {c!r}," for c in id if c not in _ALLOWED), "")
+        raise StateError(f"invalid container ID format: {id!r}:{wrong} use letters, digits and _ + - . only", id)
 
 
 def default_root() -> str:
@@ -136,6 +137,16 @@ class StateDir:
         flock(self.fd, LOCK_EX)
         if posix.fstat(self.fd).st_nlink == 0:
             raise StateError("container does not exist")
+
+    def try_lock(self) -> bool:
+        """As lock(), but False at once where it would have to wait."""
+        try:
+            flock(self.fd, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            return False
+        if posix.fstat(self.fd).st_nlink == 0:
+            raise StateError("container does not exist")
+        return True
 
     def unlock(self) -> None:
         """Let the others; no longer is the lock of a container held that runs in the foreground."""

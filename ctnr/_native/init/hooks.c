@@ -28,6 +28,12 @@ static int wait_child(int pid, uint64_t timeout_ms, int *status)
     return timeout_ms && r == 0 ? -ETIMEDOUT : 0;
 }
 
+int do_hook_output(struct init *in, const struct plan_step *s)
+{
+    in->hook_fd[s->arg[0] == 2] = s->fd;
+    return 0;
+}
+
 int do_hook(struct init *in, const struct plan_step *s)
 {
     const char *path = plan_str(in, s, 0, NULL);
@@ -46,8 +52,9 @@ int do_hook(struct init *in, const struct plan_step *s)
         return (int)r;
     long pid = SYS(clone, SIGCHLD_, 0, 0, 0, 0);
     if (pid == 0) {
-        for (int fd = 0; fd < 3; fd++)
-            SYS(dup3, fd ? out : state, fd, 0);
+        SYS(dup3, state, 0, 0);
+        for (int i = 0; i < 2; i++)
+            SYS(dup3, in->hook_fd[i] < 0 ? out : in->hook_fd[i], i + 1, 0);
         SYS(close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
         const char *cwd = plan_str(in, s, 3, NULL);
         int e = cwd ? (int)SYS(chdir, cwd) : 0;

@@ -39,6 +39,7 @@ static step_fn *const steps[OP_COUNT] = {
     [OP_ATTRIBUTE] = do_attribute,
     [OP_KEYRING] = do_keyring,
     [OP_CONSOLE] = do_console,
+    [OP_HOOK_OUTPUT] = do_hook_output,
     [OP_HOOK] = do_hook,
     [OP_RLIMIT] = do_rlimit,
     [OP_SCHEDULER] = do_scheduler,
@@ -116,6 +117,7 @@ int init_main(int argc, char **argv)
     in->plan_fd = argc > 1 ? parse_fd(argv[1]) : -1;
     in->sync_fd = argc > 2 ? parse_fd(argv[2]) : -1;
     in->root_fd = in->mount_fd = in->null_fd = in->mask_fd = in->host_proc_fd = -1;
+    in->hook_fd[0] = in->hook_fd[1] = -1;
     if (in->plan_fd < 0 || in->sync_fd < 0) {
         static const char text[] = "ctnr-init: started by ctnr only\n";
         SYS(write, 2, text, sizeof text - 1);
