@@ -223,7 +223,7 @@ class Container:
         """The state document (runtime.md#state) with runc's additions: rootfs, created, owner."""
         status = self.status()
         document = self._document(status)
-        document["owner"] = _user_name(self._state.get("uid", posix.geteuid()))
+        document["owner"] = state.user_name(self._state.get("uid", posix.geteuid()))
         return document
 
     def _document(self, status: str) -> dict[str, Any]:
@@ -279,9 +279,9 @@ class Container:
         hooks = self._state.get("hooks") or ()
         document = b""
         if "startContainer" in hooks:
-            from ctnr.runtime.hooks import inner_state
+            from ctnr.runtime import hooks as runner
 
-            document = inner_state(self, "created")
+            document = runner.inner_state(self, "created")
         if self._launch is not None and waiting:
             try:
                 self._launch.go(document)
@@ -476,17 +476,6 @@ class Container:
             detach=detach,
             init=init,
         )
-
-
-def _user_name(uid: int) -> str:
-    if uid == 0:
-        return "root"  # no need to read the user database, which may be somewhere in the network
-    from pwd import getpwuid
-
-    try:
-        return getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def list_containers(root: str | None = None) -> list[dict[str, Any]]:

@@ -68,11 +68,7 @@ if TYPE_CHECKING:
     WAIT,
     REAPER,
     EXEC,
-<<<<<<< HEAD
 ) = range(54)
-=======
-) = range(52)
->>>>>>> 39d99d7 (runtime: kill reaches whoever outlives the first process; delete --force does not wait for a hook; kill and delete --regex; run.oci.hooks.*)
 
 # flags, as in plan.h
 JOIN_RETRY = 1

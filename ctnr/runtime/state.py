@@ -85,6 +85,18 @@ def check_root(root: str) -> bool:
     return True
 
 
+def user_name(uid: int) -> str:
+    """The name of a user, or the uid in decimal."""
+    if uid == 0:
+        return "root"  # no need to read the user database, which may be somewhere in the network
+    from pwd import getpwuid
+
+    try:
+        return getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def boot_id() -> str:
     """Which boot of the machine this is; read once (it takes 0.2 ms)."""
     if not _boot:

@@ -58,13 +58,8 @@ step_fn do_propagation, do_host_mount, do_host_mkdir, do_host_hide, do_rootfs, d
 step_fn do_oom_score, do_nodump, do_cgroup, do_join, do_unshare, do_timens, do_clone, do_sync, do_setid0, do_loopback,
     do_setsid, do_hostname, do_domainname, do_sysctl, do_keyring, do_rlimit, do_mkcwd, do_user, do_bounding, do_caps,
     do_umask, do_cwd, do_nnp, do_seccomp, do_lookup, do_wait, do_reaper, do_exec;
-<<<<<<< HEAD
 step_fn do_attribute, do_label, do_scheduler, do_io_priority, do_affinity, do_memory_policy, do_personality;
 step_fn do_console, do_hook_output, do_hook;
-=======
-step_fn do_scheduler, do_io_priority, do_affinity, do_memory_policy, do_personality;
-step_fn do_console, do_hook_output, do_hook;
->>>>>>> 39d99d7 (runtime: kill reaches whoever outlives the first process; delete --force does not wait for a hook; kill and delete --regex; run.oci.hooks.*)
 int copy_up(struct init *in, int from, int to);
 /* notify.c: install the filter and give the listener's fd away. */
 int seccomp_listen(struct init *in, const struct plan_step *s, struct sock_fprog *prog);
