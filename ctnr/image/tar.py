@@ -127,6 +127,11 @@ class Reader:
         self._seen_header = False
         self.name = b""
 
+    @property
+    def position(self) -> int:
+        """How much of the stream has been used: after next(), where the entry's data begins."""
+        return self._base + self._pos
+
     def next(self) -> Entry | None:
         """The next entry, or None at the end of the archive."""
         self.name = b""
