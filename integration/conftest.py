@@ -6,6 +6,7 @@ CTNR_RUNC, CTNR_CRUN      the peers to compare with (default: the installed ones
 CTNR_TEST_CACHE           what is slow to make is kept here (default /var/cache/ctnr-tests)
 CTNR_TEST_TMP             bundles and state go here (default /dev/shm)
 CTNR_TEST_SHARED=1        others use this machine now: the leak check looks only at names that are ours
+CTNR_TEST_REFUSE=ENOSYS:mount-api   refuse these system calls to the commands to test; support/refusals.py has the groups
 CI=true                   a missing prerequisite is a failure, not a skip
 """
 

@@ -66,7 +66,7 @@ class Person:
         self.seen = b""
         self.process = subprocess.Popen(
             # a session of its own, whose terminal this is
-            ["setsid", "--ctty", sys.executable, "-c", HELPER, mode, script],
+            ["setsid", "--ctty", sys.executable, "-P", "-c", HELPER, mode, script],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -289,7 +289,7 @@ def test_a_terminal_that_is_closed_takes_the_inner_one_along() -> None:
 
 
 def helper(mode: str, script: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-c", HELPER, mode, script], timeout=30, check=False, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run([sys.executable, "-P", "-c", HELPER, mode, script], timeout=30, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def test_pipes_instead_of_a_terminal() -> None:
@@ -327,7 +327,7 @@ def test_a_pipe_of_ours_stays_blocking() -> None:
 
 def test_signals_ignored_by_the_caller_stay_ignored() -> None:
     script = "trap 'exit 4' HUP; trap 'exit 3' USR1; kill -HUP $PPID; kill -USR1 $PPID; while :; do sleep 0.01; done"
-    code = subprocess.run(["nohup", sys.executable, "-c", HELPER, "", script], timeout=30, check=False).returncode
+    code = subprocess.run(["nohup", sys.executable, "-P", "-c", HELPER, "", script], timeout=30, check=False).returncode
     assert code == 3
 
 

@@ -21,9 +21,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifndef P_PIDFD
-#define P_PIDFD 3
-#endif
 #ifndef F_SEAL_EXEC
 #define F_SEAL_EXEC 0x20
 #endif
@@ -61,46 +58,6 @@ static PyObject *path_result(long r, const char *path)
     if (r < 0)
         return path ? ctnr_os_error_path(path) : ctnr_os_error();
     Py_RETURN_NONE;
-}
-
-static PyObject *n_pidfd_open(PyObject *self, PyObject *args)
-{
-    int pid;
-    unsigned flags = 0;
-    (void)self;
-    if (!PyArg_ParseTuple(args, "i|I:pidfd_open", &pid, &flags))
-        return NULL;
-    return fd_or_error(syscall(SYS_pidfd_open, pid, flags));
-}
-
-static PyObject *n_pidfd_send_signal(PyObject *self, PyObject *args)
-{
-    int fd, sig;
-    (void)self;
-    if (!PyArg_ParseTuple(args, "ii:pidfd_send_signal", &fd, &sig))
-        return NULL;
-    return none_or_error(syscall(SYS_pidfd_send_signal, fd, sig, NULL, 0));
-}
-
-static PyObject *n_waitid(PyObject *self, PyObject *args)
-{
-    int fd, options;
-    (void)self;
-    if (!PyArg_ParseTuple(args, "ii:waitid", &fd, &options))
-        return NULL;
-    for (;;) {
-        siginfo_t info;
-        int r;
-        memset(&info, 0, sizeof info);
-        Py_BEGIN_ALLOW_THREADS r = waitid(P_PIDFD, (id_t)fd, &info, options);
-        Py_END_ALLOW_THREADS if (r == 0 && info.si_pid == 0) Py_RETURN_NONE;
-        if (r == 0)
-            return Py_BuildValue("ii", info.si_code, info.si_status);
-        if (errno != EINTR)
-            return ctnr_os_error();
-        if (PyErr_CheckSignals() < 0)
-            return NULL;
-    }
 }
 
 static PyObject *n_openat2(PyObject *self, PyObject *args)
@@ -407,6 +364,14 @@ static PyObject *n_spawn(PyObject *self, PyObject *args)
             ctnr_os_error();
         goto out;
     }
+    if (s.pidfd < 0) /* our child: its pid is its own until we wait for it */
+        s.pidfd = ctnr_pidfd_open((int)pid, 0);
+    if (s.pidfd < 0) {
+        ctnr_os_error();
+        kill((pid_t)pid, SIGKILL);
+        waitpid((pid_t)pid, NULL, 0);
+        goto out;
+    }
     result = Py_BuildValue("li", pid, s.pidfd);
 out:
     for (int i = 0; i < MAX_ARGS; i++)
@@ -424,9 +389,10 @@ static PyMethodDef methods[] = {
     FN("spawn", n_spawn, "spawn(flags, cgroup_fd, argv, stdin, stdout, stderr, keep_fds, ambient) -> (pid, pidfd)"),
     FN("init_image", n_init_image, "init_image() -> bytes: the static init's ELF image"),
     FN("sealed_memfd", n_sealed, "sealed_memfd(name, data) -> fd"),
-    FN("pidfd_open", n_pidfd_open, "pidfd_open(pid, flags=0) -> fd"),
-    FN("pidfd_send_signal", n_pidfd_send_signal, "pidfd_send_signal(pidfd, signal)"),
-    FN("waitid", n_waitid, "waitid(pidfd, options) -> (si_code, si_status), or None with WNOHANG"),
+    FN("pidfd_open", ctnr_n_pidfd_open, "pidfd_open(pid, flags=0) -> fd; see pidfd.c"),
+    FN("pidfd_polls", ctnr_n_pidfd_polls, "pidfd_polls(pidfd) -> whether poll(2) sees the end of the process"),
+    FN("pidfd_send_signal", ctnr_n_pidfd_send_signal, "pidfd_send_signal(pidfd, signal)"),
+    FN("waitid", ctnr_n_waitid, "waitid(pidfd, options) -> (si_code, si_status), or None with WNOHANG"),
     FN("openat2", n_openat2, "openat2(dirfd, path, flags, mode=0, resolve=0) -> fd"),
     FN("open_tree", n_open_tree, "open_tree(dirfd, path, flags) -> fd"),
     FN("move_mount", n_move_mount, "move_mount(from_dirfd, from_path, to_dirfd, to_path, flags)"),

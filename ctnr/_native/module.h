@@ -22,6 +22,13 @@ PyObject *ctnr_bpf_prog_detach(PyObject *self, PyObject *args);
 PyObject *ctnr_bpf_prog_query(PyObject *self, PyObject *args);
 PyObject *ctnr_bpf_prog_get_fd_by_id(PyObject *self, PyObject *args);
 
+/* pidfd.c */
+int ctnr_pidfd_open(int pid, unsigned flags); /* an fd, or -1 with errno */
+PyObject *ctnr_n_pidfd_open(PyObject *self, PyObject *args);
+PyObject *ctnr_n_pidfd_polls(PyObject *self, PyObject *args);
+PyObject *ctnr_n_pidfd_send_signal(PyObject *self, PyObject *args);
+PyObject *ctnr_n_waitid(PyObject *self, PyObject *args);
+
 /* sock.c */
 PyObject *ctnr_socketpair(PyObject *self, PyObject *args);
 PyObject *ctnr_unix_listen(PyObject *self, PyObject *args);

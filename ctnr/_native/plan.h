@@ -97,6 +97,7 @@ enum plan_op {
 #define JOIN_RETRY 1
 #define TREE_NOFOLLOW 1  /* src-nofollow */
 #define TREE_DEVICE 2    /* the source must be the device arg1..arg3 */
+#define TREE_PARENT 4    /* only the tree that the parent made will do (it is idmapped) */
 #define FSMOUNT_LEGACY 1 /* by mount(2): an option that fsconfig cannot express */
 #define FSMOUNT_STRICT 2 /* no symlink on the way to the destination (proc, sysfs: CVE-2019-19921) */
 #define FSMOUNT_COPYUP 4 /* tmpcopyup: with a copy of what is below */
@@ -135,7 +136,7 @@ struct plan_msg {
 
 #define MSG_ERROR 1   /* init -> parent; data: path or text */
 #define MSG_SYNC 2    /* init -> parent: do your part of phase err */
-#define MSG_PID 3     /* init -> parent: the pid (in the parent's pid namespace) that goes on */
+#define MSG_PID 3     /* init -> parent: the pid (in the parent's pid namespace) that goes on; SCM_RIGHTS: its pidfd */
 #define MSG_CONSOLE 4 /* init -> parent: SCM_RIGHTS with the pty master */
 #define MSG_READY                                                                                                      \
     5            /* init -> parent: created; the parent's GO is needed even if `start` comes over a socket: without it
@@ -150,5 +151,6 @@ struct plan_msg {
 #define ERR_HOOK_STATUS 5  /* HOOK: err is the wait status */
 #define ERR_HOOK_TIMEOUT 6 /* HOOK */
 #define ERR_PLAN 7         /* the plan is damaged */
+#define ERR_MISSING 8      /* a system call (data) is refused here, and what it should do cannot be done without */
 
 #endif

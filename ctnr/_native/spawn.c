@@ -12,6 +12,7 @@
 #define _GNU_SOURCE
 #include "spawn.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/prctl.h>
@@ -116,12 +117,43 @@ static long keep_capabilities(void)
     return r;
 }
 
+/* close_range(2) before Linux 5.11: every fd of /proc/self/fd, which nobody can have replaced yet. */
+static long close_on_exec(void)
+{
+    struct {
+        uint64_t ino, off;
+        unsigned short len;
+        unsigned char type;
+        char name[];
+    } const *e;
+    char buf[1024] __attribute__((aligned(8)));
+    long magic[32];
+    long dir = RAW(openat, -100, "/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    long n = dir < 0 ? dir : RAW(fstatfs, dir, magic);
+    if (n == 0 && magic[0] != 0x9fa0 /* PROC_SUPER_MAGIC */)
+        n = -ENODEV;
+    while (n >= 0 && (n = RAW(getdents64, dir, buf, sizeof buf)) > 0) {
+        for (long at = 0; at < n; at += e->len) {
+            int fd = 0;
+            e = (const void *)(buf + at);
+            for (const char *p = e->name; *p >= '0' && *p <= '9'; p++)
+                fd = fd * 10 + (*p - '0');
+            if (fd >= 3 && fd != dir)
+                RAW(fcntl, fd, 2 /* F_SETFD */, 1);
+        }
+    }
+    RAW(close, dir);
+    return n;
+}
+
 /* In the child, on its own stack, in the parent's memory. */
 static int child(void *arg)
 {
     struct spawn *s = arg;
     char *const env[] = {NULL};
     long r = RAW(close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC); /* whatever this program has open is not the container's */
+    if (r == -ENOSYS || r == -EPERM || r == -EINVAL)
+        r = close_on_exec();
     for (int i = 0; i < 3 && r >= 0; i++)
         if (s->stdio[i] < 3 && s->stdio[i] != i)
             r = s->stdio[i] = (int)RAW(fcntl, s->stdio[i], 1030 /* F_DUPFD_CLOEXEC */, 3);
@@ -160,6 +192,9 @@ NOINLINE long ctnr_spawn(struct spawn *s)
     if ((pid == -ENOSYS || pid == -EPERM) && s->cgroup_fd < 0) { /* a seccomp profile that knows clone only */
         pid = clone_call(SYS_clone, (long)((s->flags & 0xffffffffu) | CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD),
                          (long)(stack + sizeof stack), (long)&s->pidfd, child, s);
+        if (pid == -EINVAL || pid == -ENOSYS || pid == -EPERM) /* or one that knows no pidfds */
+            pid = clone_call(SYS_clone, (long)((s->flags & 0xffffffffu) | CLONE_VM | CLONE_VFORK | SIGCHLD),
+                             (long)(stack + sizeof stack), 0, child, s);
     }
     sigprocmask(SIG_SETMASK, &old, NULL);
     if (pid < 0)
@@ -168,7 +203,8 @@ NOINLINE long ctnr_spawn(struct spawn *s)
         int status;
         while (waitpid((pid_t)pid, &status, 0) < 0 && errno == EINTR)
             ;
-        close(s->pidfd);
+        if (s->pidfd >= 0)
+            close(s->pidfd);
         return -s->err;
     }
     return pid;

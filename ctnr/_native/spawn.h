@@ -14,8 +14,8 @@ struct spawn {
     int nkeep;
     int ambient; /* carry the capabilities of the new user namespace over the exec */
     /* results */
-    int pidfd;
-    int err; /* errno of the child's exec */
+    int pidfd; /* -1 where CLONE_PIDFD is refused */
+    int err;   /* errno of the child's exec */
 };
 
 /* Start the init. Returns its pid, or -errno. Safe from any thread; needs no GIL. Where clone3 is refused, clone(2) serves,

@@ -15,6 +15,9 @@ import fcntl
 import posix
 import select
 
+from ctnr import _native
+from ctnr.runtime.process import poll_exit
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
@@ -56,6 +59,7 @@ _KEPT = (
 )
 _ENDING = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM)
 _CHUNK = 1 << 16
+_LOOK = 10  # ms between looks at a process whose end cannot be polled for
 # asm-generic/ioctls.h: termios itself is loaded only where there is a terminal (0.2 ms)
 _TIOCGWINSZ, _TIOCSWINSZ = 0x5413, 0x5414
 _IN, _OUT = select.POLLIN, select.POLLOUT
@@ -121,18 +125,21 @@ def window_size() -> bytes | None:
 def _loop(process: Foreground, signals: _Signals, terminal: _Terminal | None) -> None:
     poll = select.poll()
     poll.register(signals.fd, _IN)
-    poll.register(process.pidfd, _IN)
+    polls = _native.pidfd_polls(process.pidfd)
+    if polls:
+        poll.register(process.pidfd, _IN)
     ended = False
     while not ended:
         if terminal is not None:
             terminal.register(poll)
-        for fd, _ in poll.poll():
+        for fd, _ in poll.poll(None if polls else _LOOK):
             if fd == signals.fd:
                 signals.forward()
             elif fd == process.pidfd:
                 ended = True
             elif terminal is not None:
                 terminal.handle(fd)
+        ended = ended or (not polls and poll_exit(process.pidfd, 0))
     # what it said last is still in the terminal; somebody who does not read it is waited for, but not against our signals
     while terminal is not None and terminal.drain():
         poll = select.poll()
@@ -184,7 +191,7 @@ class _Signals:
                 continue
             try:
                 assert self.process is not None
-                _signal.pidfd_send_signal(self.process.pidfd, number)
+                _native.pidfd_send_signal(self.process.pidfd, number)
             except ProcessLookupError:
                 # it has ended: its pidfd says so next
                 pass

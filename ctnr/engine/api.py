@@ -8,10 +8,12 @@ import select
 from errno import EAGAIN, EPIPE
 from time import monotonic
 
+from ctnr import _native
 from ctnr.engine.deferred import Deferred
 from ctnr.engine.options import Options
 from ctnr.engine.run import create, is_unwanted
 from ctnr.errors import CtnrError
+from ctnr.runtime.process import poll_exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 PIPE = -1
 _CHUNK = 1 << 16
 _SIGKILL = 9
+_LOOK = 0.01  # seconds between looks at a process whose end cannot be polled for
 
 
 class Result:
@@ -161,7 +164,9 @@ class _Streams:
         poll = select.poll()
         for number, fd in self._pipes.items():
             poll.register(fd, select.POLLOUT if number == 0 else select.POLLIN)
-        poll.register(container.pidfd, select.POLLIN)
+        polls = _native.pidfd_polls(container.pidfd)
+        if polls:
+            poll.register(container.pidfd, select.POLLIN)
         streams = {fd: number for number, fd in self._pipes.items()}
         view = memoryview(self._data)
         ended = False
@@ -171,6 +176,9 @@ class _Streams:
                 container.kill(_SIGKILL)
                 raise TimeoutError(f"container {container.id} was killed: it had not ended in time")
             # once the program has ended, others that it left behind may hold the pipes: take only what is there
+            if not polls and not ended:
+                ended = poll_exit(container.pidfd, 0)
+                left = _LOOK if left is None else min(left, _LOOK)
             events = poll.poll(0 if ended else None if left is None else left * 1000)
             if ended and not any(fd in streams and streams[fd] for fd, _ in events):
                 return

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import posix
+from errno import ENOSYS, EPERM
 
 from ctnr import _native, files
 from ctnr.errors import CtnrError, SyscallError
@@ -20,8 +21,22 @@ def read_in_root(root: str, path: str) -> bytes:
     root_fd = files.open_dir(root)
     try:
         found = _native.openat2(root_fd, path, posix.O_PATH, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-    except OSError:
-        return b""
+    except OSError as error:
+        if error.errno not in (ENOSYS, EPERM):
+            return b""
+        from ctnr.image.paths import open_dir
+
+        directory, _, name = path.encode().rpartition(b"/")
+        try:
+            parent_fd = open_dir(root_fd, directory, in_root=True)
+        except OSError:
+            return b""
+        try:  # a name that is a symlink itself is not followed there
+            found = posix.open(name, posix.O_PATH | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=parent_fd)
+        except OSError:
+            return b""
+        finally:
+            posix.close(parent_fd)
     finally:
         posix.close(root_fd)
     try:

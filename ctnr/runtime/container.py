@@ -150,8 +150,8 @@ class Container:
         return self._process
 
     def fileno(self) -> int:
-        """The pidfd of the first process, for poll and asyncio."""
-        return self.pidfd
+        """The pidfd of the first process, for poll and asyncio; see Process."""
+        return self.process.fileno()
 
     def _open_pid(self) -> int | None:
         """A pidfd of the first process, if it lives and is the one that was noted."""

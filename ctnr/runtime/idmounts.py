@@ -11,9 +11,9 @@ import posix
 from errno import EINVAL, EPERM
 
 from ctnr import _native, files
-from ctnr.errors import SpecError, SyscallError
+from ctnr.errors import CtnrError, SpecError, SyscallError
+from ctnr.runtime import launch, userns
 from ctnr.runtime import plan as p
-from ctnr.runtime import userns
 from ctnr.spec.schema import quote
 from ctnr.spec.tables import (
     MOUNT_ATTR_IDMAP,
@@ -69,7 +69,7 @@ def filesystem(plan: Plan, ctx: Context, mount: Mount, dest: str, options: Mount
     check(ctx, options, mount, path)
     source = mount.get("source") or type
     ctx.trees[ref] = (source, False, options, mount, path)
-    plan.add(p.TREE, path, f"a new {type}, idmapped", ref=ref)
+    plan.add(p.TREE, path, f"a new {type}, idmapped", ref=ref, flags=p.TREE_PARENT)
     plan.add(p.ATTACH, path, dest)
 
 
@@ -96,6 +96,8 @@ def new(ctx: Context, source: str, options: MountOptions, mount: Mount, field: s
         finally:
             posix.close(fs)
     except OSError as error:
+        if launch.is_refused(error, _native.fsopen, "there is no such file system"):
+            raise CtnrError(f"{field}: an idmapped mount needs fsopen, {launch.MISSING}") from None
         raise SyscallError(f"{field}: mount {type}", error.errno or 0, source) from None
 
 
@@ -106,6 +108,8 @@ def apply(ctx: Context, fd: int, source: str, options: MountOptions, mount: Moun
         recurse = _AT_RECURSIVE if options.idmap == "ridmap" else 0
         _native.mount_setattr(fd, "", _AT_EMPTY_PATH | recurse, MOUNT_ATTR_IDMAP, 0, 0, namespace)
     except OSError as error:
+        if launch.is_refused(error, _native.mount_setattr, -1, "", 0xFFFFFFFF, 0, 0):
+            raise CtnrError(f"{field}: an idmapped mount needs mount_setattr, {launch.MISSING}") from None
         below = " or one that is mounted below it" if recurse else ""
         hint = {
             EPERM: f"it is idmapped already, or the filesystem{below} belongs to another user namespace",

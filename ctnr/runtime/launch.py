@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _WEXITED = 4
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_EMPTY_PATH, _AT_SYMLINK_NOFOLLOW = 1, 0x8000, 0x1000, 0x100
 _MESSAGE_SIZE = 4096
+MISSING = "which this kernel has not got, or a seccomp profile refuses"
 _AFTER_START = (p.HOOK, p.SECCOMP, p.REAPER, p.EXEC)
 
 
@@ -78,13 +79,17 @@ def open_refs(plan: Plan, ctx: Context, fds: Fds) -> None:
             except OSError as error:
                 raise SyscallError(f"{step.field}: open", error.errno or 0, path) from None
         elif ref.startswith("tree:"):
-            fds.add(ref, _tree(ctx, ref, step.flags))
+            tree = _tree(ctx, ref, step.flags)
+            if tree < 0:
+                step.ref = ""
+            else:
+                fds.add(ref, tree)
         else:
             raise KeyError(ref)
 
 
 def _tree(ctx: Context, ref: str, flags: int) -> int:
-    """A detached mount: a copy of a source, or a new filesystem; idmapped if the config says so."""
+    """A detached mount: a copy of a source, or a new filesystem; idmapped if the config says so. -1: the init has to."""
     source, recursive, options, mount, field = ctx.trees[ref]
     at = _AT_RECURSIVE if recursive else 0
     nofollow = _AT_SYMLINK_NOFOLLOW if flags & p.TREE_NOFOLLOW else 0
@@ -97,6 +102,10 @@ def _tree(ctx: Context, ref: str, flags: int) -> int:
         try:
             fd = _native.open_tree(-100, source, _OPEN_TREE_CLONE | at | nofollow)
         except OSError as error:
+            if is_refused(error, _native.open_tree, -1, "", 0xFFFFFFFF):
+                if idmapped:
+                    raise CtnrError(f"{field}: an idmapped mount needs open_tree, {MISSING}") from None
+                return -1  # the init opens it, with what the container's root may
             raise SyscallError(f"{field}.source: open", error.errno or 0, source) from None
     if idmapped:
         try:
@@ -105,6 +114,17 @@ def _tree(ctx: Context, ref: str, flags: int) -> int:
             posix.close(fd)
             raise
     return fd
+
+
+def is_refused(error: OSError, call: Callable[..., object], *senseless: int | str) -> bool:
+    """Whether a system call is not there, by its own answer to arguments that make no sense."""
+    if error.errno != EPERM:
+        return error.errno == ENOSYS
+    try:
+        call(*senseless)
+    except OSError as answer:
+        return answer.errno in (ENOSYS, EPERM)
+    return False
 
 
 class Launch:
@@ -149,7 +169,7 @@ class Launch:
                 clone = -1
                 old = self.pidfd
                 self.pid = err
-                self.pidfd = _native.pidfd_open(err)
+                self.pidfd = fds.pop() if fds else _native.pidfd_open(err)
                 _reap(old)
                 posix.close(old)
                 moved()
@@ -372,6 +392,8 @@ def failure(plan: Plan | None, index: int, err: int, code: int, detail: bytes) -
     words = p.explain_step(step)
     if code == p.ERR_UNSAFE:
         return CtnrError(f"{step.field}: {words}: {text or 'what is there'} is not what it must be; refused")
+    if code == p.ERR_MISSING:
+        return CtnrError(f"{step.field}: {words}: needs {text}, {MISSING}")
     if text:
         words += f": {text}"
     return SyscallError(f"{step.field}: {words}" if step.field else words, err)

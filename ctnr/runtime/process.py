@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import posix
 import select
-from errno import ECHILD, EINTR, ESRCH
+from errno import ECHILD, EINTR, ENOENT, ESRCH
+from time import monotonic, sleep
 
-from ctnr import _native
+from ctnr import _native, files
 from ctnr.errors import CtnrError, StateError, SyscallError
 
 _WNOHANG, _WEXITED = 1, 4
 _CLD_EXITED = 1
+_LOOK = 0.005  # seconds between looks where nothing tells of a process's end
 
 
 def poll_exit(pidfd: int, timeout: float | None) -> bool:
     """Wait until the process of a pidfd has ended, at most `timeout` seconds; whether it has."""
+    if not _native.pidfd_polls(pidfd):
+        return _look(pidfd, timeout)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     while True:
@@ -26,10 +30,33 @@ def poll_exit(pidfd: int, timeout: float | None) -> bool:
                 raise
 
 
+def _look(fd: int, timeout: float | None) -> bool:
+    """poll_exit() where pidfds are refused: `fd` is of /proc/PID (_native/pidfd.c), which has to be looked at."""
+    end = None if timeout is None else monotonic() + timeout
+    wait = _LOOK
+    while not _has_ended(fd):
+        if end is not None:
+            wait = min(wait, end - monotonic())
+            if wait <= 0:
+                return False
+        sleep(wait)
+    return True
+
+
+def _has_ended(fd: int) -> bool:
+    try:
+        text = files.read_file("stat", dir_fd=fd)
+    except OSError as error:
+        if error.errno in (ENOENT, ESRCH):
+            return True
+        raise
+    return text[text.rindex(b")") + 2 :][:1] in (b"Z", b"X")
+
+
 class Process:
     """A process in a container. `pid` is the host's, `pidfd` never means another process, `console_fd` is the master of
     its terminal if it has one and nobody else was given it. fileno() is the pidfd: readable once the process has ended,
-    so `loop.add_reader(process, ...)` waits for it in asyncio."""
+    so `loop.add_reader(process, ...)` waits for it in asyncio (CtnrError where pidfd_open(2) is refused)."""
 
     __slots__ = ("_code", "console_fd", "pid", "pidfd")
 
@@ -40,6 +67,8 @@ class Process:
         self._code: int | None = None
 
     def fileno(self) -> int:
+        if not _native.pidfd_polls(self.pidfd):
+            raise CtnrError("pidfd_open is refused here: nothing can poll for the end of a process; use wait()")
         return self.pidfd
 
     @property

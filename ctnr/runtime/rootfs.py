@@ -214,6 +214,8 @@ def _bind(
         # only the runtime may idmap, or see a source that the container's root may not
         ref = f"tree:{index}"
         ctx.trees[ref] = (source, recursive, options, mount, path)
+        if idmapped:
+            flags |= p.TREE_PARENT
         plan.add(p.TREE, path, source, args=(1 if recursive else 0,), flags=flags, ref=ref)
         if ctx.user_namespace or ctx.linux.get("rootfsPropagation") not in ("shared", "rshared"):
             # the copy is a peer of the host's mount: what is mounted below it would show up there. In a mount namespace of

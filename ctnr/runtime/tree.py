@@ -83,7 +83,7 @@ def go_on(pid: int) -> None:
 
 def _send(pid: int, signal: int) -> None:
     try:
-        fd = posix.pidfd_open(pid, 0)
+        fd = _native.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:

@@ -19,14 +19,19 @@ _GROUP = "root:x:0:\ndaemon:x:1:\nwheel:x:10:alice\nalice:x:1000:\n"
 _DIRS = ("bin", "dev", "etc", "home/alice", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "var", "work")
 
 
-@functools.cache
 def probe() -> Path:
-    """The compiled payload (payload/probe.c), built once per source."""
+    """The compiled payload (payload/probe.c)."""
+    return compiled("probe")
+
+
+@functools.cache
+def compiled(name: str) -> Path:
+    """A static program of payload/, built once per source."""
     import hashlib
 
-    source = PAYLOAD / "probe.c"
-    binary = machine.cache_dir() / f"probe-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}"
-    with machine.locked(machine.cache_dir() / "probe.lock"):
+    source = PAYLOAD / f"{name}.c"
+    binary = machine.cache_dir() / f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}"
+    with machine.locked(machine.cache_dir() / f"{name}.lock"):
         if not binary.exists():
             [cc] = machine.need(os.environ.get("CC", "gcc"))
             new = binary.with_suffix(".new")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import leaks, machine, views
+from . import leaks, machine, refusals, views
 from .bundles import Bundle, new_id
 from .users import User
 
@@ -108,7 +108,8 @@ def full_argv(argv: list[str], user: User, view: str = views.HOST) -> list[str]:
     """`argv` as user, in a view, with the checkout within the user's reach."""
     paths = [p for p in (machine.CHECKOUT, Path(argv[0]), Path(sys.base_prefix)) if p.is_absolute() and p.exists()]
     script = views.view_script(view) + (views.reach_script(_outermost(paths), user) if user.rootless else [])
-    return views.wrap(user.wrap(argv), script)
+    refused = refusals.prefix() if argv[0] in (str(ctnr_oci()), str(ctnr_bin())) else []
+    return refused + views.wrap(user.wrap(argv), script)
 
 
 def _outermost(paths: list[Path]) -> list[Path]:

@@ -4,14 +4,6 @@
 
 #define DEPTH 64
 
-struct dirent64_ {
-    uint64_t ino;
-    int64_t off;
-    uint16_t reclen;
-    uint8_t type;
-    char name[];
-};
-
 static int copy_xattrs(int from, int to)
 {
     char names[4096], value[8192];
@@ -44,10 +36,9 @@ static int copy_data(int from, int to)
     }
 }
 
-static int set_times(int dir, const char *name, int flags, const struct statx *x)
+static int set_times(int dir, const char *name, int flags, const struct sys_stat *x)
 {
-    struct sys_timespec t[2] = {{x->stx_atime.tv_sec, x->stx_atime.tv_nsec},
-                                {x->stx_mtime.tv_sec, x->stx_mtime.tv_nsec}};
+    struct sys_timespec t[2] = {x->atime, x->mtime};
     return (int)SYS(utimensat, dir, name, t, flags);
 }
 
@@ -55,11 +46,11 @@ static int copy_dir(struct init *in, int from, int to, int depth);
 
 static int copy_one(struct init *in, int from, int to, const char *name, int depth)
 {
-    struct statx x;
-    long r = SYS(statx, from, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &x);
+    struct sys_stat x;
+    long r = sys_stat(from, name, AT_SYMLINK_NOFOLLOW, &x);
     if (r < 0)
         return (int)r;
-    uint32_t kind = x.stx_mode & S_IFMT;
+    uint32_t kind = x.mode & S_IFMT;
     int a = -1, b = -1;
     if (kind == S_IFLNK) {
         char target[PATH_MAX_];
@@ -78,15 +69,15 @@ static int copy_one(struct init *in, int from, int to, const char *name, int dep
         b = a < 0 ? a : (int)sys_openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
         r = b < 0 ? b : copy_data(a, b);
     } else {
-        uint32_t dev = (x.stx_rdev_minor & 0xff) | (x.stx_rdev_major << 8) | ((x.stx_rdev_minor & ~0xffu) << 12);
-        r = SYS(mknodat, to, name, x.stx_mode, dev);
+        uint32_t dev = (x.minor & 0xff) | (x.major << 8) | ((x.minor & ~0xffu) << 12);
+        r = SYS(mknodat, to, name, x.mode, dev);
     }
     if (r == 0)
-        r = SYS(fchownat, to, name, x.stx_uid, x.stx_gid, AT_SYMLINK_NOFOLLOW);
+        r = SYS(fchownat, to, name, x.uid, x.gid, AT_SYMLINK_NOFOLLOW);
     if (r == 0 && b >= 0)
         r = copy_xattrs(a, b);
     if (r == 0 && kind != S_IFLNK)
-        r = b >= 0 ? SYS(fchmod, b, x.stx_mode & 07777) : SYS(fchmodat, to, name, x.stx_mode & 07777);
+        r = b >= 0 ? SYS(fchmod, b, x.mode & 07777) : SYS(fchmodat, to, name, x.mode & 07777);
     if (r == 0)
         r = set_times(to, name, AT_SYMLINK_NOFOLLOW, &x);
     sys_close(a);
@@ -104,7 +95,7 @@ static int copy_dir(struct init *in, int from, int to, int depth)
         if (n <= 0)
             return (int)n;
         for (long at = 0; at < n;) {
-            struct dirent64_ *e = (struct dirent64_ *)(buf + at);
+            struct sys_dirent *e = (struct sys_dirent *)(buf + at);
             at += e->reclen;
             if (str_eq(e->name, ".") || str_eq(e->name, ".."))
                 continue;
@@ -117,17 +108,17 @@ static int copy_dir(struct init *in, int from, int to, int depth)
 
 int copy_up(struct init *in, int from, int to)
 {
-    struct statx x;
+    struct sys_stat x;
     int out = (int)sys_openat(to, ".", O_RDONLY | O_DIRECTORY, 0);
     if (out < 0)
         return out;
-    long r = SYS(statx, from, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &x);
+    long r = sys_stat(from, "", AT_EMPTY_PATH, &x);
     if (r == 0)
         r = copy_dir(in, from, out, 0);
     if (r == 0)
-        r = SYS(fchown, out, x.stx_uid, x.stx_gid);
+        r = SYS(fchown, out, x.uid, x.gid);
     if (r == 0)
-        r = SYS(fchmod, out, x.stx_mode & 07777);
+        r = SYS(fchmod, out, x.mode & 07777);
     sys_close(out);
     return (int)r;
 }

@@ -2,20 +2,51 @@
 /* Hooks that run in the container's namespaces, and the console. */
 #include "init.h"
 
+static int64_t now_ms(void)
+{
+    struct sys_timespec t;
+    SYS(clock_gettime, 1 /* CLOCK_MONOTONIC */, &t);
+    return t.sec * 1000 + t.nsec / 1000000;
+}
+
+/* Wait until pid ends, at most ms; 0 if it does not, else more. Without a pidfd: a blocked SIGCHLD stays pending. */
+static long wait_signal(int pid, uint64_t ms, int *status)
+{
+    uint64_t child = 1ull << (SIGCHLD_ - 1), old;
+    int64_t end = now_ms() + (int64_t)ms, left = (int64_t)ms;
+    long r = SYS(rt_sigprocmask, 0 /* SIG_BLOCK */, &child, &old, 8);
+    while (r == 0 && left > 0) {
+        r = SYS(wait4, pid, status, 1 /* WNOHANG */, 0);
+        if (r != 0)
+            break;
+        struct sys_timespec t = {left / 1000, left % 1000 * 1000000};
+        SYS(rt_sigtimedwait, &child, 0, &t, 8);
+        left = end - now_ms();
+    }
+    SYS(rt_sigprocmask, 2 /* SIG_SETMASK */, &old, 0, 8);
+    return r;
+}
+
 /* Wait for pid at most timeout_ms (0: for ever); on time-out kill it. Returns 0 with *status, -ETIMEDOUT, or -errno. */
 static int wait_child(int pid, uint64_t timeout_ms, int *status)
 {
     long r = 0;
     if (timeout_ms) {
         int fd = (int)SYS(pidfd_open, pid, 0);
-        if (fd < 0)
+        if (fd == -ENOSYS || fd == -EPERM) {
+            r = wait_signal(pid, timeout_ms, status);
+            if (r != 0)
+                return r < 0 ? (int)r : 0;
+        } else if (fd < 0) {
             return fd;
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        struct sys_timespec t = {(int64_t)(timeout_ms / 1000), (int64_t)(timeout_ms % 1000) * 1000000};
-        do /* ppoll leaves in t what remains */
-            r = SYS(ppoll, &p, 1, &t, 0, 0);
-        while (r == -EINTR);
-        sys_close(fd);
+        } else {
+            struct pollfd p = {.fd = fd, .events = POLLIN};
+            struct sys_timespec t = {(int64_t)(timeout_ms / 1000), (int64_t)(timeout_ms % 1000) * 1000000};
+            do /* ppoll leaves in t what remains */
+                r = SYS(ppoll, &p, 1, &t, 0, 0);
+            while (r == -EINTR);
+            sys_close(fd);
+        }
         if (r == 0)
             SYS(kill, pid, SIGKILL_);
     }
@@ -153,12 +184,12 @@ int do_console(struct init *in, const struct plan_step *s)
     }
     if (r == 0 && (s->flags & CONSOLE_BIND)) {
         int dest = root_make(in, "/dev/console", 0, 0600, ROOT_NOFOLLOW);
-        int tree =
-            dest < 0 ? dest : (int)SYS(open_tree, slave, "", OPEN_TREE_CLOEXEC | OPEN_TREE_CLONE | AT_EMPTY_PATH);
-        r = tree < 0 ? tree
-                     : (int)SYS(move_mount, tree, "", dest, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+        do {
+            int tree = dest < 0 ? dest : mount_tree(in, slave, "", AT_EMPTY_PATH);
+            r = tree < 0 ? tree : mount_attach(in, tree, dest);
+            sys_close(tree);
+        } while (r == AGAIN);
         sys_close(dest);
-        sys_close(tree);
         if (r < 0)
             fail_at(in, r, "/dev/console");
     }

@@ -17,9 +17,14 @@ struct init {
     int sync_fd;          /* to the parent, later to `start`; -1 when nobody listens */
     int root_fd;          /* the container's root: every path of the container is resolved in it */
     int mount_fd;         /* the mount made last */
+    int detached;         /* it is attached nowhere: mount(2) does not see it */
+    uint32_t mount_step;  /* the step that made it */
+    int old_mounts;       /* something of the new mount API is refused: see oldmount.c */
+    int staging;          /* its stage is private */
     int null_fd, mask_fd; /* sources of masked files and directories */
     int host_proc_fd;     /* the runtime's /proc, checked; -1 until needed and after the pivot */
     int hook_fd[2];       /* where hooks' stdout and stderr go; -1: into the message of one that fails */
+    int last_fd;          /* where close_range is refused: the last fd that was open at the start */
     uint64_t joined;      /* CLONE_NEW* of the namespaces joined so far */
     int cwd_done;
     uint32_t code;    /* ERR_* that goes with the error about to be returned */
@@ -50,6 +55,7 @@ int msg_send(struct init *in, uint32_t type, int err, const void *data, size_t l
 int msg_wait_go(struct init *in);
 void fail(struct init *in, int err) __attribute__((noreturn));
 int fail_at(struct init *in, int err, const char *detail); /* returns err */
+int missing(struct init *in, const char *call);            /* ERR_MISSING; returns an error */
 
 /* mounts.c, process.c, program.c, hooks.c, copyup.c: one function a step */
 typedef int step_fn(struct init *in, const struct plan_step *s);
@@ -63,6 +69,20 @@ step_fn do_console, do_hook_output, do_hook;
 int copy_up(struct init *in, int from, int to);
 /* notify.c: install the filter and give the listener's fd away. */
 int seccomp_listen(struct init *in, const struct plan_step *s, struct sock_fprog *prog);
+
+/* mounts.c. AGAIN, not an errno, makes the main loop go back to the step that made the mount: only now it is known that it
+ * has to be made by mount(2). That happens once at most. */
+#define AGAIN (-512)
+int mount_tree(struct init *in, int dir, const char *path, unsigned flags); /* flags: AT_*; an fd */
+int mount_attach(struct init *in, int mount_fd, int dest_fd);
+
+/* oldmount.c: the same by mount(2) */
+int mount_api_refused(struct init *in, long err, long call);
+int old_tree(struct init *in, int dir, const char *path, unsigned flags);
+int old_attach(struct init *in, int mount_fd, int dest_fd);
+int old_setattr(struct init *in, int fd, unsigned flags, uint64_t set, uint64_t clear, uint64_t propagation);
+int old_fsmount(struct init *in, const char *type, const char *source, const char *data, uint64_t attr, uint64_t ms);
+
 int host_proc(struct init *in);
 int proc_write(struct init *in, const char *path, const char *value, size_t len);
 

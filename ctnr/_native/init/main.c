@@ -124,7 +124,7 @@ int init_main(int argc, char **argv)
         return 1;
     }
     /* These come from the parent without FD_CLOEXEC: nothing but the program's own fds may survive the exec. */
-    long c = SYS(close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
+    long c = sys_cloexec_all(&in->last_fd);
     if (c < 0)
         fail(in, (int)c);
     reset_signals();
@@ -137,7 +137,9 @@ int init_main(int argc, char **argv)
         in->code = ERR_SYSCALL;
         in->detail[0] = 0;
         r = steps[s->op](in, s);
-        if (r < 0)
+        if (r == AGAIN)
+            in->at = in->mount_step - 1;
+        else if (r < 0)
             fail(in, r);
     }
     fail(in, -EINVAL); /* plan_check: the last step is EXEC, which does not return */

@@ -5,26 +5,45 @@
  */
 #include "init.h"
 
-static int open_tree(int dir, const char *path, unsigned flags)
+/* A copy of a mount that is attached nowhere (or, without the API, on the stage of oldmount.c). */
+int mount_tree(struct init *in, int dir, const char *path, unsigned flags)
 {
-    return (int)SYS(open_tree, dir, path, flags | OPEN_TREE_CLOEXEC);
+    int fd = -ENOSYS;
+    if (!in->old_mounts) {
+        fd = (int)SYS(open_tree, dir, path, flags | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+        if (fd >= 0 || !mount_api_refused(in, fd, __NR_open_tree))
+            return fd;
+    }
+    return old_tree(in, dir, path, flags);
 }
 
-static int attach(int mount_fd, int dest_fd)
+/* AGAIN: what was made cannot be attached by what is left; the step that made it has to make another. */
+int mount_attach(struct init *in, int mount_fd, int dest_fd)
 {
-    return (int)SYS(move_mount, mount_fd, "", dest_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+    if (in->old_mounts)
+        return old_attach(in, mount_fd, dest_fd);
+    int r = (int)SYS(move_mount, mount_fd, "", dest_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+    return r < 0 && mount_api_refused(in, r, __NR_move_mount) ? AGAIN : r;
 }
 
-static int setattr(int fd, unsigned flags, uint64_t set, uint64_t clear, uint64_t propagation)
+static int setattr(struct init *in, int fd, unsigned flags, uint64_t set, uint64_t clear, uint64_t propagation)
 {
     struct mount_attr a = {.attr_set = set, .attr_clr = clear, .propagation = propagation};
-    return (int)SYS(mount_setattr, fd, "", AT_EMPTY_PATH | flags, &a, sizeof a);
+    if (!in->old_mounts) {
+        int r = (int)SYS(mount_setattr, fd, "", AT_EMPTY_PATH | flags, &a, sizeof a);
+        if (r >= 0 || !mount_api_refused(in, r, __NR_mount_setattr))
+            return r;
+        if (in->detached)
+            return AGAIN; /* mount(2) does not see it */
+    }
+    return old_setattr(in, fd, flags, set, clear, propagation);
 }
 
-static void keep_mount(struct init *in, int fd)
+static void keep_mount(struct init *in, int fd, int detached)
 {
     sys_close(in->mount_fd);
     in->mount_fd = fd;
+    in->detached = detached;
 }
 
 int do_propagation(struct init *in, const struct plan_step *s)
@@ -64,15 +83,23 @@ int do_rootfs(struct init *in, const struct plan_step *s)
         in->root_fd = (int)sys_openat(AT_FDCWD_, path, O_PATH | O_DIRECTORY, 0);
         return in->root_fd < 0 ? in->root_fd : 0;
     }
-    int tree = open_tree(AT_FDCWD_, path, OPEN_TREE_CLONE | AT_RECURSIVE);
-    if (tree < 0)
-        return tree;
-    long r = SYS(move_mount, tree, "", AT_FDCWD_, path, MOVE_MOUNT_F_EMPTY_PATH);
-    if (r == 0)
-        in->root_fd = tree;
-    else
+    if (!in->old_mounts) {
+        int tree = (int)SYS(open_tree, AT_FDCWD_, path, OPEN_TREE_CLOEXEC | OPEN_TREE_CLONE | AT_RECURSIVE);
+        if (tree < 0 && !mount_api_refused(in, tree, __NR_open_tree))
+            return tree;
+        long r = tree < 0 ? tree : SYS(move_mount, tree, "", AT_FDCWD_, path, MOVE_MOUNT_F_EMPTY_PATH);
+        if (r == 0) {
+            in->root_fd = tree;
+            return 0;
+        }
         sys_close(tree);
-    return (int)r;
+        if (!in->old_mounts && !mount_api_refused(in, r, __NR_move_mount))
+            return (int)r;
+    }
+    long r = SYS(mount, path, path, 0, MS_BIND | MS_REC, 0);
+    if (r == 0)
+        r = in->root_fd = (int)sys_openat(AT_FDCWD_, path, O_PATH | O_DIRECTORY, 0);
+    return r < 0 ? (int)r : 0;
 }
 
 /* The last message of a filesystem context that is an error, into detail. */
@@ -87,15 +114,15 @@ static void fs_message(struct init *in, int fs)
     }
 }
 
-static int fs_config(struct init *in, int fs, const struct plan_step *s)
+/* Configure the context and make the file system; bits: SB_WORD_*. */
+static int fs_config(int fs, const char *source, const char *data, uint64_t bits)
 {
-    const char *source = plan_str(in, s, 0, NULL), *data = plan_str(in, s, 3, NULL);
     static const char *const words[] = {"ro", "sync", "dirsync", "lazytime", "mand"};
     long r = 0;
     if (source)
         r = SYS(fsconfig, fs, FSCONFIG_SET_STRING, "source", source, 0);
     for (int i = 0; r == 0 && i < 5; i++)
-        if (s->arg[2] >> i & 1)
+        if (bits >> i & 1)
             r = SYS(fsconfig, fs, FSCONFIG_SET_FLAG, words[i], 0, 0);
     while (r == 0 && data && *data) {
         char key[PATH_MAX_], *value;
@@ -107,76 +134,69 @@ static int fs_config(struct init *in, int fs, const struct plan_step *s)
     }
     if (r == 0)
         r = SYS(fsconfig, fs, FSCONFIG_CMD_CREATE, 0, 0, 0);
-    if (r < 0)
-        fs_message(in, fs);
     return (int)r;
 }
 
-static int fsmount_new(struct init *in, const struct plan_step *s)
+/* A new file system, attached nowhere. -ENOSYS: the API is refused. */
+static int fs_new(struct init *in, const char *type, const char *source, const char *data, uint64_t attr, uint64_t bits)
 {
-    int fs = (int)SYS(fsopen, plan_str(in, s, 1, NULL), FSOPEN_CLOEXEC);
+    int fs = (int)SYS(fsopen, type, FSOPEN_CLOEXEC);
     if (fs < 0)
-        return fs;
-    int r = fs_config(in, fs, s);
-    if (r == 0) {
-        r = (int)SYS(fsmount, fs, FSMOUNT_CLOEXEC, s->arg[0]);
-        if (r < 0)
+        return mount_api_refused(in, fs, __NR_fsopen) ? -ENOSYS : fs;
+    int r = fs_config(fs, source, data, bits);
+    if (r < 0 && mount_api_refused(in, r, __NR_fsconfig)) {
+        r = -ENOSYS;
+    } else if (r < 0) {
+        fs_message(in, fs);
+    } else {
+        r = (int)SYS(fsmount, fs, FSMOUNT_CLOEXEC, attr);
+        if (r < 0 && mount_api_refused(in, r, __NR_fsmount))
+            r = -ENOSYS;
+        else if (r < 0)
             fs_message(in, fs);
     }
     sys_close(fs);
     return r;
 }
 
-/* mount(2) on the current directory: what fchdir() entered cannot be exchanged for something else. */
-static int fsmount_legacy(struct init *in, const struct plan_step *s, int dest)
+/* MS_* that are the file system's; MS_RDONLY where arg2 asks for it. */
+#define SB_FLAGS (MS_SYNCHRONOUS | MS_DIRSYNC | MS_LAZYTIME | MS_MANDLOCK | MS_I_VERSION | MS_SILENT)
+
+static int step_fs(struct init *in, const struct plan_step *s)
 {
-    long r = SYS(fchdir, dest);
-    if (r == 0)
-        r = SYS(mount, plan_str(in, s, 0, NULL), ".", plan_str(in, s, 1, NULL), s->arg[1], plan_str(in, s, 3, NULL));
-    return (int)r;
+    const char *source = plan_str(in, s, 0, NULL), *type = plan_str(in, s, 1, NULL), *data = plan_str(in, s, 3, NULL);
+    if (!in->old_mounts && !(s->flags & FSMOUNT_LEGACY)) {
+        int r = fs_new(in, type, source, data, s->arg[0], s->arg[2]);
+        if (r >= 0 || !in->old_mounts)
+            return r;
+    }
+    return old_fsmount(in, type, source, data, s->arg[0],
+                       (s->arg[1] & SB_FLAGS) | (s->arg[2] & SB_WORD_RO ? MS_RDONLY : 0));
 }
 
 int do_fsmount(struct init *in, const struct plan_step *s)
 {
-    const char *path = plan_str(in, s, 2, NULL);
-    int strict = s->flags & FSMOUNT_STRICT ? ROOT_NOFOLLOW : 0;
-    int dest = root_make(in, path, 1, 0755, strict), r;
+    in->mount_step = in->at;
+    int dest = root_make(in, plan_str(in, s, 2, NULL), 1, 0755, s->flags & FSMOUNT_STRICT ? ROOT_NOFOLLOW : 0);
     if (dest < 0)
         return dest;
     struct sys_stat st;
-    r = (int)sys_stat(dest, "", AT_EMPTY_PATH, &st);
+    int mnt = -1, r = (int)sys_stat(dest, "", AT_EMPTY_PATH, &st);
     if (r == 0 && !S_ISDIR_(st.mode))
         r = -ENOTDIR;
-    int mnt = -ENOSYS;
-    if (r == 0 && !(s->flags & FSMOUNT_LEGACY)) {
-        mnt = fsmount_new(in, s);
-        r = mnt < 0 && mnt != -ENOSYS ? mnt : 0;
-    }
-    if (r == 0 && mnt >= 0) {
-        if (s->flags & FSMOUNT_COPYUP) {
-            int from = (int)sys_openat(dest, ".", O_RDONLY | O_DIRECTORY, 0);
-            r = from < 0 ? from : copy_up(in, from, mnt);
-            sys_close(from);
-        }
-        if (r == 0)
-            r = attach(mnt, dest);
-        if (r == 0)
-            keep_mount(in, mnt);
-        else
-            sys_close(mnt);
-    } else if (r == 0) {
-        int from = s->flags & FSMOUNT_COPYUP ? (int)sys_openat(dest, ".", O_RDONLY | O_DIRECTORY, 0) : -1;
-        r = fsmount_legacy(in, s, dest);
-        if (r == 0) {
-            mnt = root_open(in, path, O_PATH | O_DIRECTORY, strict);
-            r = mnt < 0 ? mnt : 0;
-        }
-        if (r == 0 && (s->flags & FSMOUNT_COPYUP))
-            r = from < 0 ? from : copy_up(in, from, mnt);
+    if (r == 0)
+        r = mnt = step_fs(in, s);
+    if (r >= 0 && (s->flags & FSMOUNT_COPYUP)) {
+        int from = (int)sys_openat(dest, ".", O_RDONLY | O_DIRECTORY, 0);
+        r = from < 0 ? from : copy_up(in, from, mnt);
         sys_close(from);
-        if (r == 0)
-            keep_mount(in, mnt);
     }
+    if (r >= 0)
+        r = mount_attach(in, mnt, dest);
+    if (r >= 0)
+        keep_mount(in, mnt, 0);
+    else
+        sys_close(mnt);
     sys_close(dest);
     return r;
 }
@@ -194,16 +214,19 @@ int do_tree(struct init *in, const struct plan_step *s)
 {
     const char *source = plan_str(in, s, 0, NULL);
     unsigned rec = s->arg[0] ? AT_RECURSIVE : 0;
-    if (s->fd >= 0) { /* a detached tree that the parent made */
-        keep_mount(in, s->fd);
+    in->mount_step = in->at;
+    if (s->fd >= 0 && !in->old_mounts) { /* a detached tree that the parent made */
+        keep_mount(in, s->fd, 1);
         return 0;
     }
+    if (s->flags & TREE_PARENT) /* nobody else could */
+        return missing(in, "move_mount");
     if (!source)
         return -EINVAL;
-    int fd = open_tree(AT_FDCWD_, source, OPEN_TREE_CLONE | rec | (s->flags & TREE_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0));
+    int fd = mount_tree(in, AT_FDCWD_, source, rec | (s->flags & TREE_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0));
     if (fd < 0)
         return fd;
-    keep_mount(in, fd);
+    keep_mount(in, fd, !in->old_mounts);
     if (s->flags & TREE_DEVICE && is_device(fd, (uint32_t)s->arg[1], (uint32_t)s->arg[2], (uint32_t)s->arg[3]) != 1) {
         in->code = ERR_UNSAFE;
         return -ENODEV;
@@ -222,7 +245,9 @@ int do_attach(struct init *in, const struct plan_step *s)
     int dest = root_make(in, path, S_ISDIR_(st.mode), S_ISDIR_(st.mode) ? 0755 : 0644, nofollow);
     if (dest < 0)
         return dest;
-    r = attach(in->mount_fd, dest);
+    r = mount_attach(in, in->mount_fd, dest);
+    if (r == 0)
+        in->detached = 0;
     sys_close(dest);
     return r;
 }
@@ -233,9 +258,9 @@ int do_setattr(struct init *in, const struct plan_step *s)
         int fd = root_open(in, plan_str(in, s, 0, NULL), O_PATH, 0);
         if (fd < 0)
             return fd;
-        keep_mount(in, fd);
+        keep_mount(in, fd, 0);
     }
-    return setattr(in->mount_fd, s->arg[3] ? AT_RECURSIVE : 0, s->arg[0], s->arg[1], s->arg[2]);
+    return setattr(in, in->mount_fd, s->arg[3] ? AT_RECURSIVE : 0, s->arg[0], s->arg[1], s->arg[2]);
 }
 
 int do_label(struct init *in, const struct plan_step *s)
@@ -258,7 +283,7 @@ int do_remount(struct init *in, const struct plan_step *s)
     long r = SYS(fchdir, fd);
     if (r == 0)
         r = SYS(mount, 0, ".", 0, MS_REMOUNT | s->arg[0], plan_str(in, s, 1, NULL));
-    keep_mount(in, fd);
+    keep_mount(in, fd, 0);
     return (int)r;
 }
 
@@ -328,10 +353,20 @@ static int null_source(struct init *in)
     return in->null_fd;
 }
 
+/* What lies over a masked directory: one empty read-only tmpfs serves all. */
+static int mask_source(struct init *in, const char *data)
+{
+    const uint64_t attr = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    if (in->mask_fd >= 0)
+        return mount_tree(in, in->mask_fd, "", AT_EMPTY_PATH);
+    int fd = in->old_mounts ? -ENOSYS : fs_new(in, "tmpfs", NULL, data, attr, 0);
+    return in->old_mounts ? old_fsmount(in, "tmpfs", NULL, data, attr, 0) : fd;
+}
+
 int do_mask(struct init *in, const struct plan_step *s)
 {
-    const char *path = plan_str(in, s, 0, NULL);
-    int dest = root_open(in, path, O_PATH, 0), r;
+    in->mount_step = in->at;
+    int dest = root_open(in, plan_str(in, s, 0, NULL), O_PATH, 0), r;
     if (dest == -ENOENT || dest == -ENOTDIR)
         return 0;
     if (dest < 0)
@@ -339,28 +374,14 @@ int do_mask(struct init *in, const struct plan_step *s)
     struct sys_stat st;
     r = (int)sys_stat(dest, "", AT_EMPTY_PATH, &st);
     int mnt = -1;
-    if (r == 0 && !S_ISDIR_(st.mode)) {
+    if (r == 0 && S_ISDIR_(st.mode))
+        r = mnt = mask_source(in, plan_str(in, s, 1, NULL));
+    else if (r == 0)
         r = null_source(in);
-        if (r >= 0)
-            r = mnt = open_tree(r, "", AT_EMPTY_PATH | OPEN_TREE_CLONE);
-    } else if (r == 0 && in->mask_fd >= 0) { /* one empty read-only tmpfs serves all */
-        r = mnt = open_tree(in->mask_fd, "", AT_EMPTY_PATH | OPEN_TREE_CLONE);
-    } else if (r == 0) {
-        struct plan_step t = {.op = OP_FSMOUNT, .arg = {MOUNT_ATTR_RDONLY}};
-        int fs = (int)SYS(fsopen, "tmpfs", FSOPEN_CLOEXEC);
-        r = fs;
-        if (fs >= 0) {
-            t.str[3] = s->str[1];
-            t.str[0] = 0;
-            r = fs_config(in, fs, &t);
-            if (r == 0)
-                r = mnt = (int)SYS(fsmount, fs, FSMOUNT_CLOEXEC,
-                                   MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
-            sys_close(fs);
-        }
-    }
+    if (r >= 0 && mnt < 0)
+        r = mnt = mount_tree(in, r, "", AT_EMPTY_PATH);
     if (r >= 0)
-        r = attach(mnt, dest);
+        r = mount_attach(in, mnt, dest);
     if (r == 0 && S_ISDIR_(st.mode) && in->mask_fd < 0)
         in->mask_fd = mnt;
     else
@@ -371,16 +392,19 @@ int do_mask(struct init *in, const struct plan_step *s)
 
 int do_readonly(struct init *in, const struct plan_step *s)
 {
+    in->mount_step = in->at;
     int dest = root_open(in, plan_str(in, s, 0, NULL), O_PATH, 0);
     if (dest == -ENOENT || dest == -ENOTDIR)
         return 0;
     if (dest < 0)
         return dest;
-    int tree = open_tree(dest, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | AT_RECURSIVE), r = tree;
+    int tree = mount_tree(in, dest, "", AT_EMPTY_PATH | AT_RECURSIVE), r = tree;
+    in->detached = !in->old_mounts;
     if (r >= 0)
-        r = setattr(tree, AT_RECURSIVE, MOUNT_ATTR_RDONLY, 0, 0);
+        r = setattr(in, tree, AT_RECURSIVE, MOUNT_ATTR_RDONLY, 0, 0);
     if (r >= 0)
-        r = attach(tree, dest);
+        r = mount_attach(in, tree, dest);
+    in->detached = 0;
     sys_close(tree);
     sys_close(dest);
     return r;
@@ -419,7 +443,8 @@ int do_pivot(struct init *in, const struct plan_step *s)
     in->root_fd = (int)sys_openat(AT_FDCWD_, "/", O_PATH | O_DIRECTORY, 0);
     if (in->root_fd < 0)
         return in->root_fd;
+    in->detached = 0;
     if (s->flags & PIVOT_READONLY)
-        return setattr(in->root_fd, 0, MOUNT_ATTR_RDONLY, 0, 0);
+        return setattr(in, in->root_fd, 0, MOUNT_ATTR_RDONLY, 0, 0);
     return 0;
 }

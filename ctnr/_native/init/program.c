@@ -6,7 +6,7 @@ static int executable(const char *path)
 {
     struct sys_stat st;
     long r = sys_stat(AT_FDCWD_, path, 0, &st);
-    if (r == -EPERM || r == -ENOSYS) /* a seccomp profile older than statx: let faccessat say */
+    if (r == -EPERM || r == -ENOSYS) /* a seccomp profile that does not know it: let faccessat say */
         return (int)SYS(faccessat, AT_FDCWD_, path, 1 /* X_OK */);
     if (r < 0)
         return (int)r;
@@ -119,6 +119,7 @@ static void reset_mask(void)
 }
 
 #define MAX_FDS 8192 /* --preserve-fds is limited to fewer (module.c) */
+#define OWN_FDS 256  /* more than the init itself has ever open: a new fd is the lowest that is free */
 
 /* Pid 1 of --init: forward every signal to the program, reap everything, end as the program does. */
 static void __attribute__((noreturn)) reap(int child)
@@ -152,8 +153,8 @@ int do_reaper(struct init *in, const struct plan_step *s)
     if (pid < 0)
         return (int)pid;
     if (pid > 0) {
-        if (SYS(close_range, 3, ~0u, 0) < 0) /* a seccomp filter older than the call */
-            for (int fd = 3; fd < MAX_FDS; fd++)
+        if (SYS(close_range, 3, ~0u, 0) < 0) /* refused at the start, too, or by the container's own filter */
+            for (int fd = 3; fd < (in->last_fd ? in->last_fd : MAX_FDS) + OWN_FDS; fd++)
                 sys_close(fd);
         /* Now there is nothing of the host's in it, and programs may write to /proc/1/fd/1 as under any other pid 1. */
         SYS(munmap, in->plan, in->head->size);

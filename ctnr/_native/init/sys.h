@@ -8,6 +8,7 @@
 #define CTNR_INIT_SYS_H
 
 #include <asm/ioctls.h>
+#include <asm/stat.h>
 #include <asm/termbits.h>
 #include <asm/termios.h>
 #include <asm/unistd.h>
@@ -79,6 +80,9 @@ long sys6(long n, long a, long b, long c, long d, long e, long f);
 #define MS_NOSYMFOLLOW 256
 #endif
 
+/* linux/mount.h of Debian 11 and older has it not */
+#define MOUNT_ATTR_NOSYMFOLLOW_ 0x00200000
+
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC 4
 #endif
@@ -93,9 +97,22 @@ long sys6(long n, long a, long b, long c, long d, long e, long f);
 #define S_IFSOCK 0140000
 #endif
 
+struct sys_timespec {
+    int64_t sec, nsec;
+};
+
 struct sys_stat {
-    uint32_t mode, major, minor, uid, gid;
-    uint64_t ino, size, mnt;
+    uint32_t mode, major, minor, uid, gid; /* major, minor: of the device that it is */
+    uint64_t dev, ino, size;               /* dev: any number that tells file systems apart */
+    struct sys_timespec atime, mtime;
+};
+
+struct sys_dirent { /* linux_dirent64, getdents64(2) */
+    uint64_t ino;
+    int64_t off;
+    uint16_t reclen;
+    uint8_t type;
+    char name[];
 };
 
 struct sys_cmsg { /* one SCM_RIGHTS fd */
@@ -114,9 +131,6 @@ struct sys_msghdr {
     void *control;
     size_t controllen;
     int flags;
-};
-struct sys_timespec {
-    int64_t sec, nsec;
 };
 
 void *memcpy(void *d, const void *s, size_t n);
@@ -139,6 +153,8 @@ static inline long sys_openat(int dir, const char *path, int flags, int mode)
 }
 long sys_stat(int dir, const char *path, int flags, struct sys_stat *st);
 long sys_fs_magic(int fd);
+/* FD_CLOEXEC for every fd from 3 on. Where close_range is refused, *last is the last that was open, else unchanged. */
+long sys_cloexec_all(int *last);
 /* Everything of buf, or -errno. */
 long sys_write_all(int fd, const void *buf, size_t len);
 void __attribute__((noreturn)) sys_exit(int code);

@@ -7,10 +7,10 @@ Frozen processes are simple: they stay who they are. Without a freezer it takes 
 from __future__ import annotations
 
 from errno import ESRCH
-from posix import close, pidfd_open
+from posix import close
 from posix import kill as send_signal
 
-from ctnr._native import pidfd_send_signal
+from ctnr._native import pidfd_open, pidfd_send_signal
 from ctnr.errors import CtnrError, SyscallError
 
 TYPE_CHECKING = False
