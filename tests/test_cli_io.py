@@ -346,7 +346,7 @@ def test_signals_are_sent_on_from_the_beginning() -> None:
         "os.dup2(write_end, 9)\n",
     )
     script = "trap 'echo usr1' USR1; trap 'exit 9' TERM; echo >&9; while :; do sleep 0.01; done"
-    done = subprocess.run([sys.executable, "-c", code, "", script], timeout=30, check=False, capture_output=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code, "", script], timeout=30, check=False, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (9, b"usr1\n", b"")
 
 
@@ -366,7 +366,7 @@ def test_a_start_that_hangs_can_be_interrupted() -> None:
         "    print(int(e.args[0]))\n"
         "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], timeout=30, check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], timeout=30, check=True, capture_output=True, text=True)
     assert done.stdout == "still here\n15\n"
 
 
@@ -382,7 +382,7 @@ print(len(os.listdir("/proc/self/fd")))
 """
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "", "true"], timeout=30, check=True, capture_output=True, text=True
+        [sys.executable, "-P", "-c", code, "", "true"], timeout=30, check=True, capture_output=True, text=True
     )
     # stdio, the pidfd, the listing
     assert done.stdout == "5\n"

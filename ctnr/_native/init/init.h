@@ -84,6 +84,7 @@ int old_setattr(struct init *in, int fd, unsigned flags, uint64_t set, uint64_t 
 int old_fsmount(struct init *in, const char *type, const char *source, const char *data, uint64_t attr, uint64_t ms);
 
 int host_proc(struct init *in);
+void forget(int *fd); /* close it and note that */
 int proc_write(struct init *in, const char *path, const char *value, size_t len);
 
 #endif
