@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ctnr.runtime.plan import Plan
 
 _WEXITED = 4
-_OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_EMPTY_PATH, _AT_SYMLINK_NOFOLLOW = 1, 0x8000, 0x1000, 0x100
+_OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_SYMLINK_NOFOLLOW = 1, 0x8000, 0x100
 _MESSAGE_SIZE = 4096
 MISSING = "which this kernel has not got, or a seccomp profile refuses"
 _AFTER_START = (p.HOOK, p.SECCOMP, p.REAPER, p.EXEC)
