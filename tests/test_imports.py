@@ -77,7 +77,8 @@ FEATURES = (
     | TABLES
     | DOCUMENTS
     | set(
-        "ctnr._native ctnr._native._native ctnr.jsonio ctnr.runtime ctnr.runtime.features ctnr.runtime.seccomp_bpf "
+        "ctnr._native ctnr._native._native ctnr.jsonio ctnr.runtime ctnr.runtime.criu_program ctnr.runtime.features "
+        "ctnr.runtime.seccomp_bpf ctnr.runtime.state "
         "ctnr.runtime.seccomp_build ctnr.spec.features ctnr.spec.schema ctnr.spec.seccomp".split()
     )
 )

@@ -39,6 +39,7 @@ for set; do
         need catatonit have catatonit
         need conmon have conmon
         need containerd have containerd
+        need criu have criu
         need crun have crun
         need debootstrap have debootstrap
         need docker-compose have docker-compose

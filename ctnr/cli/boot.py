@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OCI_PROGRAMS = ("ctnr-oci", "runc", "crun")
 
 # runc's and crun's verbs that do not exist yet
-LATER = ("checkpoint", "events", "mounts", "restore")
+LATER = ("events", "mounts")
 
 GLOBAL_OPTIONS: Sequence[Option] = (
     (VALUE, "root", "", "DIR", "where the containers' state is (default: /run/ctnr, or $XDG_RUNTIME_DIR/ctnr)"),
@@ -197,6 +197,7 @@ def _top(g: Globals) -> Command:
 
 _OCI = ("create", "start", "state", "kill", "delete", "pause", "resume")
 _DOCUMENTS = ("spec", "features", "plan")
+_CRIU = ("checkpoint", "restore")
 
 
 def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
@@ -230,6 +231,10 @@ def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
         from ctnr.cli import documents
 
         table = documents.COMMANDS
+    elif verb in _CRIU:
+        from ctnr.cli import checkpoint
+
+        table = checkpoint.COMMANDS
     elif verb in LATER:
         raise UsageError(f"{verb} is not supported by this version of ctnr")
     if verb not in table:
@@ -239,5 +244,5 @@ def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
 
 def _all(g: Globals) -> list[Command]:
     """Every command, for the help."""
-    verbs = (*_OCI, "run", "exec", "list", "ps", "update", *_DOCUMENTS)
+    verbs = (*_OCI, "run", "exec", "list", "ps", "update", *_DOCUMENTS, *_CRIU)
     return sorted((_find(g, verb)[0] for verb in verbs), key=lambda command: command.name)

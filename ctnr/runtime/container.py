@@ -62,6 +62,16 @@ class Container:
 
         return create(id, bundle, **options)
 
+    @staticmethod
+    def restore(id: str, bundle: str, image_path: str, **options: Any) -> Container:
+        """Make a container whose processes are those of a checkpoint; they run when this returns.
+
+        The options are those of ctnr.runtime.criu_restore.restore(), which this calls.
+        """
+        from ctnr.runtime.criu_restore import restore
+
+        return restore(id, bundle, image_path, **options)
+
     def _remove(self) -> None:
         self._removed = True
         owned = self._state.get("owned")
@@ -476,6 +486,15 @@ class Container:
             detach=detach,
             init=init,
         )
+
+    def checkpoint(self, image_path: str, **options: Any) -> None:
+        """Write its processes to the directory `image_path` by CRIU, and delete it unless `leave_running`.
+
+        The options are those of ctnr.runtime.criu_dump.checkpoint(), which this calls.
+        """
+        from ctnr.runtime.criu_dump import checkpoint
+
+        checkpoint(self, image_path, **options)
 
 
 def list_containers(root: str | None = None) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ctnr import __version__
 from ctnr.errors import CtnrError
 from ctnr.runtime import seccomp_build
+from ctnr.runtime.criu_program import checkpoint_possible
 from ctnr.spec.features import features as document
 from ctnr.spec.seccomp import RECEIVER
 
@@ -39,6 +40,6 @@ def features() -> Features:
         memory_policy=True,
         idmap=True,
         net_devices=False,
-        checkpoint=False,
-        unsafe_annotations=(RECEIVER,),
+        checkpoint=checkpoint_possible(),
+        unsafe_annotations=(RECEIVER, "org.criu.config"),
     )

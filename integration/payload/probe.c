@@ -17,6 +17,7 @@
 //     self:machine      uname -m
 //     self:keyring      type;uid;gid;permissions;name of the session keyring (keyctl describe)
 //   probe --wait        say "ready" and wait for SIGTERM (exit 0); TERM as pid 1 needs the handler
+//   probe --lock FILE   the same with FILE locked (flock(2)); exit 9 if somebody else has it locked
 //   probe --exit N      exit with N;   probe --signal N   die of signal N
 //   probe --out FILE ASK...   the JSON goes to FILE
 #define _GNU_SOURCE
@@ -31,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
@@ -446,6 +448,12 @@ int main(int argc, char **argv, char **environ_)
 {
     int first = 1;
     out = stdout;
+    if (argc > 2 && !strcmp(argv[1], "--lock")) {
+        int fd = open(argv[2], O_RDWR | O_CREAT, 0644);
+        if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
+            return 9;
+        argv[1] = "--wait";
+    }
     if (argc > 1 && !strcmp(argv[1], "--wait")) {
         signal(SIGTERM, stop);
         if (write(1, "ready\n", 6) < 0)
