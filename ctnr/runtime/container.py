@@ -54,20 +54,14 @@ class Container:
 
     @staticmethod
     def create(id: str, bundle: str, **options: Any) -> Container:
-        """Create a container: everything but the program runs when this returns (runtime.md#create).
-
-        The options are those of ctnr.runtime.creating.create(), which this calls.
-        """
+        """As ctnr.runtime.creating.create(), which has the options."""
         from ctnr.runtime.creating import create
 
         return create(id, bundle, **options)
 
     @staticmethod
     def restore(id: str, bundle: str, image_path: str, **options: Any) -> Container:
-        """Make a container whose processes are those of a checkpoint; they run when this returns.
-
-        The options are those of ctnr.runtime.criu_restore.restore(), which this calls.
-        """
+        """As ctnr.runtime.criu_restore.restore(), which has the options."""
         from ctnr.runtime.criu_restore import restore
 
         return restore(id, bundle, image_path, **options)
@@ -467,11 +461,8 @@ class Container:
         detach: bool = False,
         init: bool = False,
     ) -> Process:
-        """Run one more process in the container; it runs when this returns.
-
-        `process` is a whole runtime-spec process. Raises StateError unless the container runs, SpecError, CtnrError
-        with exit_code 126 or 127 if the program cannot be executed.
-        """
+        """Run one more process in the container, a whole runtime-spec process; it runs when this returns. StateError unless
+        the container runs, SpecError, CtnrError with exit_code 126 or 127 if the program cannot be executed."""
         from ctnr.runtime.joining import exec_process
 
         return exec_process(
@@ -488,10 +479,7 @@ class Container:
         )
 
     def checkpoint(self, image_path: str, **options: Any) -> None:
-        """Write its processes to the directory `image_path` by CRIU, and delete it unless `leave_running`.
-
-        The options are those of ctnr.runtime.criu_dump.checkpoint(), which this calls.
-        """
+        """As ctnr.runtime.criu_dump.checkpoint(), which has the options."""
         from ctnr.runtime.criu_dump import checkpoint
 
         checkpoint(self, image_path, **options)
@@ -499,9 +487,8 @@ class Container:
 
 def list_containers(root: str | None = None) -> list[dict[str, Any]]:
     """The state documents of all containers under a root, by id; one that goes away meanwhile is left out."""
-    root = root or state.default_root()
     found = []
-    for id in state.ids(root):
+    for id in state.ids(root or state.default_root()):
         try:
             container = Container.load(id, root)
         except StateError:
