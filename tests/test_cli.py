@@ -266,6 +266,7 @@ def test_exec_takes_the_process_of_the_container(run: Run, fake: Fake) -> None: 
         "stdin": 0,
         "console_socket": None,
         "pid_file": None,
+        "pidfd_socket": None,
         "preserve_fds": 0,
         "cgroup": "",
         "ignore_paused": False,
@@ -301,12 +302,27 @@ def test_exec_options(run: Run, fake: Fake) -> None:  # noqa: F811
         "stdin": 0,
         "console_socket": "S",
         "pid_file": "F",
+        "pidfd_socket": None,
         "preserve_fds": 1,
         "cgroup": "c",
         "ignore_paused": True,
         "detach": True,
     }
     assert json.dumps(fake.config) == before
+
+
+def test_exec_cgroups(run: Run, fake: Fake) -> None:  # noqa: F811
+    fake.add("c")
+    assert run("ctnr-oci exec --cgroup cpu,cpuacct:/a --cgroup pids:b c id")[0] == 0
+    ((_, arguments),) = fake.calls
+    assert arguments["cgroup"] == {"cpu": "/a", "cpuacct": "/a", "pids": "b"}
+    for wrong, why in (
+        ("--cgroup a --cgroup b", "missing <controller>: prefix"),
+        ("--cgroup :a", "empty <controller> prefix"),
+        ("--cgroup cpu:a --cgroup cpu:b", "controller cpu specified multiple times"),
+    ):
+        code, _, stderr = run(f"ctnr-oci exec {wrong} c id")
+        assert code == 1 and why in stderr
 
 
 def test_exec_user_keeps_the_group(run: Run, fake: Fake) -> None:  # noqa: F811
@@ -590,11 +606,6 @@ def test_what_errors_say_cannot_move_the_cursor(run: Run, fake: Fake, program: s
         ("ctnr exec --nope c", 125, "unknown option --nope (see 'ctnr exec --help')"),
         ("ctnr ps c", 1, "unexpected argument 'c' (see 'ctnr ps --help')"),
         ("ctnr pause", 1, "CONTAINER is missing (see 'ctnr pause --help')"),
-        (
-            "ctnr create --pidfd-socket s c",
-            1,
-            "--pidfd-socket is not supported by this version of ctnr (see 'ctnr create --help')",
-        ),
         ("ctnr --root / state c", 1, "--root may not be / (see 'ctnr --help')"),
         (
             "ctnr --log journald:x state c",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posix
 
 from ctnr.cli import values
-from ctnr.cli.args import FLAG, LATER, LIST, NUMBER, VALUE, Command, UsageError, whole_number
+from ctnr.cli.args import FLAG, LIST, NUMBER, VALUE, Command, UsageError, whole_number
 from ctnr.errors import EXIT_ENGINE, SpecError
 from ctnr.files import read_file
 from ctnr.jsonio import loads
@@ -47,12 +47,12 @@ _OPTIONS: Sequence[Option] = (
     (FLAG, "no-new-privs", "", "", "let it gain no privileges by setuid programs"),
     (VALUE, "process-label", "", "LABEL", "its SELinux label"),
     (VALUE, "apparmor", "", "PROFILE", "its AppArmor profile"),
-    (LIST, "cgroup", "", "CGROUP", "run it in a cgroup below the container's"),
+    (LIST, "cgroup", "", "[CONTROLLER:]CGROUP", "run it in a cgroup below the container's"),
     (FLAG, "ignore-paused", "", "", "do not mind that the container is paused"),
     (VALUE, "console-socket", "", "SOCKET", "where to send the terminal's master, a unix socket"),
     (VALUE, "pid-file", "", "FILE", "where to write the process id"),
     (NUMBER, "preserve-fds", "", "N", "pass N more file descriptors, from 3 on"),
-    (LATER, "pidfd-socket", "", "SOCKET", ""),
+    (VALUE, "pidfd-socket", "", "SOCKET", "where to send a pidfd of the process, a unix socket"),
 )
 
 
@@ -73,6 +73,7 @@ def run(g: Globals, parsed: Parsed) -> int:
                 console_socket=parsed.value("console-socket"),
                 pid_file=parsed.value("pid-file"),
                 preserve_fds=parsed.number("preserve-fds"),
+                pidfd_socket=parsed.value("pidfd-socket"),
                 cgroup=_cgroup(parsed.values("cgroup")),
                 ignore_paused=parsed.flag("ignore-paused"),
                 detach=detach,
@@ -138,11 +139,22 @@ def _process(g: Globals, parsed: Parsed, container: Container) -> dict[str, Any]
     return process
 
 
-def _cgroup(values: list[str]) -> str:
-    """runc lets each v1 controller have another; here it is one path in all of them, as in crun."""
-    if len(values) > 1 or (values and ":" in values[0]):
-        raise UsageError("--cgroup CONTROLLER:CGROUP is not supported by this version of ctnr: give one path for all")
-    return values[0] if values else ""
+def _cgroup(values: list[str]) -> str | dict[str, str]:
+    """runc's two forms: one path for all hierarchies, or CONTROLLER[,CONTROLLER...]:PATH for some (v1)."""
+    found: dict[str, str] = {}
+    for value in values:
+        names, colon, path = value.partition(":")
+        if not colon:
+            if len(values) > 1:
+                raise UsageError(f"invalid --cgroup argument: {value} (missing <controller>: prefix)")
+            return value
+        for name in names.split(","):
+            if not name:
+                raise UsageError(f"invalid --cgroup argument: {value} (empty <controller> prefix)")
+            if name in found:
+                raise UsageError(f"invalid --cgroup argument(s): controller {name} specified multiple times")
+            found[name] = path
+    return found or ""
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -6,14 +6,16 @@ HOT: what conmon and containerd's shim call for every container.
 
 from __future__ import annotations
 
-from ctnr.cli.args import FLAG, LATER, NUMBER, VALUE, Command, UsageError
+from ctnr.cli.args import FLAG, NUMBER, VALUE, Command, UsageError
 from ctnr.cli.output import out
 from ctnr.errors import StateError
+from ctnr.files import getenv
 from ctnr.runtime.container import Container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from ctnr.cli.args import Option, Parsed
     from ctnr.cli.boot import Globals, Handler
@@ -30,7 +32,7 @@ _CREATE_OPTIONS: Sequence[Option] = (
     (FLAG, "no-new-keyring", "", "", "keep the session keyring of the caller"),
     # runc makes itself a subreaper to see the end of a container without a pid namespace; a pidfd needs none of that
     (FLAG, "no-subreaper", "", "", "no effect, as in crun"),
-    (LATER, "pidfd-socket", "", "SOCKET", ""),
+    (VALUE, "pidfd-socket", "", "SOCKET", "where to send a pidfd of the first process, a unix socket"),
 )
 
 
@@ -58,6 +60,14 @@ def run(g: Globals, parsed: Parsed) -> int:
 
 
 def _create(g: Globals, parsed: Parsed, detach: bool) -> Container:
+    # what most callers do not use
+    more: dict[str, Any] = {}
+    if parsed.value("pidfd-socket"):
+        more["pidfd_socket"] = parsed.value("pidfd-socket")
+    if getenv("LISTEN_FDS"):
+        from ctnr.cli.activation import listen_fds
+
+        more |= {"listen_fds": listen_fds(), "listen_names": getenv("LISTEN_FDNAMES")}
     return Container.create(
         parsed.args[0],
         parsed.value("bundle") or ".",
@@ -71,6 +81,7 @@ def _create(g: Globals, parsed: Parsed, detach: bool) -> Container:
         cgroup_manager=g.cgroup_manager or "cgroupfs",
         rootless=g.rootless,
         detach=detach,
+        **more,
     )
 
 

@@ -16,7 +16,7 @@ from ctnr.runtime.process import Process, poll_exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from ctnr.runtime.cgroups import Cgroup
@@ -455,14 +455,16 @@ class Container:
         stderr: int = 2,
         console_socket: str | None = None,
         pid_file: str | None = None,
+        pidfd_socket: str | None = None,
         preserve_fds: int = 0,
-        cgroup: str = "",
+        cgroup: str | Mapping[str, str] = "",
         ignore_paused: bool = False,
         detach: bool = False,
         init: bool = False,
     ) -> Process:
-        """Run one more process in the container, a whole runtime-spec process; it runs when this returns. StateError unless
-        the container runs, SpecError, CtnrError with exit_code 126 or 127 if the program cannot be executed."""
+        """Run one more process in the container, a whole runtime-spec process; it runs when this returns. `cgroup` is below
+        the container's: a path, or one for each controller. StateError unless the container runs, SpecError, CtnrError with
+        exit_code 126 or 127 if the program cannot be executed."""
         from ctnr.runtime.joining import exec_process
 
         return exec_process(
@@ -471,6 +473,7 @@ class Container:
             (stdin, stdout, stderr),
             console_socket=console_socket,
             pid_file=pid_file,
+            pidfd_socket=pidfd_socket,
             preserve_fds=preserve_fds,
             sub_cgroup=cgroup,
             ignore_paused=ignore_paused,

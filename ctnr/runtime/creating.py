@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ctnr.spec.types import Process as ProcessSpec
 
 _SOCK_STREAM = 1
+PIDFD_RECEIVER = "run.oci.pidfd_receiver"
 
 
 def rfc3339(nanoseconds: int) -> str:
@@ -126,7 +127,10 @@ def create(
     stderr: int = 2,
     console_socket: str | None = None,
     pid_file: str | None = None,
+    pidfd_socket: str | None = None,
     preserve_fds: int = 0,
+    listen_fds: int = 0,
+    listen_names: str | None = None,
     no_pivot: bool = False,
     no_new_keyring: bool = False,
     cgroup_manager: str = "cgroupfs",
@@ -138,9 +142,10 @@ def create(
     """Create a container: everything but the program runs when this returns (runtime.md#create).
 
     `bundle`: its directory; `config` replaces its config.json, `config_path` names another file. `stdin`, `stdout`,
-    `stderr`: fds. `detach`: the container outlives this process and any process may start it; otherwise only this
-    one can, and it ends with this process unless it was started. `init`: a reaper as pid 1. `made`: what the
-    engine adds.
+    `stderr`: fds. `listen_fds` sockets from fd 3 on, by the names `listen_names`, are passed as sd_listen_fds(3) has it;
+    `preserve_fds` more come after them. `pidfd_socket` gets the pidfd of the first process. `detach`: the container
+    outlives this process and any process may start it; otherwise only this one can, and it ends with this process unless
+    it was started. `init`: a reaper as pid 1. `made`: what the engine adds.
 
     Raises SpecError, StateError, SyscallError, CtnrError; nothing is left behind then.
     """
@@ -158,6 +163,12 @@ def create(
         raise CtnrError("cannot allocate tty if runc will detach without setting console socket")
     if console_socket and not terminal:
         raise CtnrError("cannot use console socket if runc will not detach or allocate tty")
+    own = config
+    if listen_fds:
+        from ctnr.runtime import passing
+
+        config = passing.listening(config, listen_fds, listen_names)
+        preserve_fds += listen_fds
     ctx = Context(config, id, bundle)
     made = made or Made()
     ctx.rootfs = made.rootfs or resolve_rootfs(config, bundle)
@@ -174,7 +185,7 @@ def create(
     data = new_state(ctx, dir, (stdin, stdout, stderr))
     data.update(made.state)
     container = Container(id, root, dir, data)
-    container._config = config
+    container._config = own
     try:
         try:
             if made.held:
@@ -187,6 +198,10 @@ def create(
             _Creation(container, ctx, raw).run((stdin, stdout, stderr), console_socket, cgroup_manager, rootless)
             if pid_file:
                 files.write_atomic(pid_file, str(container.pid).encode(), 0o644)
+            if pidfd_socket or PIDFD_RECEIVER in container.annotations:
+                from ctnr.runtime import passing
+
+                passing.send_pidfds(container, pidfd_socket)
             dir.end(mark)
         except BaseException:
             posix.close(mark)

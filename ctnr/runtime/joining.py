@@ -17,6 +17,8 @@ from ctnr.spec.process import check_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ctnr.runtime.container import Container
     from ctnr.spec.types import Process as ProcessSpec
 
@@ -42,7 +44,8 @@ def exec_process(
     console_socket: str | None,
     pid_file: str | None,
     preserve_fds: int,
-    sub_cgroup: str,
+    pidfd_socket: str | None,
+    sub_cgroup: str | Mapping[str, str],
     ignore_paused: bool,
     detach: bool,
     init: bool,
@@ -128,6 +131,10 @@ def exec_process(
             started.until_ready(phase, lambda: None)
             if pid_file:
                 files.write_atomic(pid_file, str(started.pid).encode(), 0o644)
+            if pidfd_socket:
+                from ctnr.runtime import passing
+
+                passing.send_pidfd(pidfd_socket, "--pidfd-socket", b"setns", started.pidfd)
             started.go()
             started.until_executed()
         except BaseException:

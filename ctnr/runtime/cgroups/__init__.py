@@ -194,19 +194,34 @@ class Cgroup:
                 sleep(pause)
                 pause *= 2
 
-    def join_fds(self, sub: str = "", unified: bool = False) -> list[int]:
+    def _inner(self, sub: str | Mapping[str, str]) -> dict[str, str]:
+        # what is to be appended to each directory: one path for all, or one for each controller
+        if isinstance(sub, str):
+            inner = _sub(sub)
+            return dict.fromkeys(self.paths.values(), inner)
+        found: dict[str, str] = {}
+        for name, path in sub.items():
+            directory = self.paths.get(name)
+            if directory is None:
+                known = ", ".join(name for name in self.paths if name)
+                raise CtnrError(f"--cgroup: unknown controller {name!r}, the container has: {known or 'none'}")
+            if found.setdefault(directory, _sub(path)) != _sub(path):
+                raise CtnrError(f"--cgroup: {name} is in one hierarchy with a controller that has another path")
+        return {path: found.get(path, "") for path in self.paths.values()}
+
+    def join_fds(self, sub: str | Mapping[str, str] = "", unified: bool = False) -> list[int]:
         """Files into which a new process with a single thread writes "0" to put itself into the v1 hierarchies.
 
         With `unified` also into cgroup2 (the last one; costly), where CLONE_INTO_CGROUP cannot be had. Permission was
         checked by this open: the writer may have changed its user since. A new cgroup namespace is to be unshared
         after. The caller closes the fds. Raises SpecError, SyscallError.
         """
-        inner = _sub(sub)
+        inner = self._inner(sub)
         fds: list[int] = []
         below = self.paths.get("")
-        files = [f"{path}{inner}/tasks" for path in self._directories() if path != below]
+        files = [f"{path}{inner[path]}/tasks" for path in self._directories() if path != below]
         if unified and below is not None:
-            files.append(f"{below}{inner}/cgroup.procs")
+            files.append(f"{below}{inner[below]}/cgroup.procs")
         try:
             for file in files:
                 fds.append(open(file, O_WRONLY | O_CLOEXEC))
@@ -216,7 +231,7 @@ class Cgroup:
             raise SyscallError("join the cgroup", e.errno or 0, file) from e
         return fds
 
-    def fd_v2(self, sub: str = "", init: int = 0) -> int | None:
+    def fd_v2(self, sub: str | Mapping[str, str] = "", init: int = 0) -> int | None:
         """The cgroup2 directory as an fd for CLONE_INTO_CGROUP, None where there is none. The caller closes it.
 
         `init`: the pid of the container's first process, for when a clone into the container's own cgroup failed with
@@ -226,7 +241,7 @@ class Cgroup:
         path = self.paths.get("")
         if path is None:
             return None
-        path += _sub(sub)
+        path += self._inner(sub)[path]
         if init:
             path = self._whereabouts(init) or path
         try:
