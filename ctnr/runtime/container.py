@@ -304,11 +304,8 @@ class Container:
             posix.unlink(state.SOCKET, dir_fd=self._dir.fd)
 
     def kill(self, signal: int, all: bool = False) -> None:
-        """Send a signal to the first process, or with `all` to every process (runtime.md#kill).
-
-        As in runc, SIGKILL is for every process where they do not end with the first one: in a pid namespace that is not
-        the container's alone. StateError unless it runs; `all` does not mind.
-        """
+        """Send a signal to the first process, or with `all` to every one (runtime.md#kill). StateError unless it runs; `all`
+        does not mind. As in runc, SIGKILL is for all where they do not end with the first: in a shared pid namespace."""
         status = self.status()
         if all or (signal == _SIGKILL and not self._state.get("own_pids")):
             from ctnr.runtime import everyone
@@ -352,10 +349,8 @@ class Container:
         return "planned" in (self._state.get("cgroup") or ())
 
     def delete(self, force: bool = False) -> None:
-        """Remove all that create made (runtime.md#delete). StateError if it is not stopped, unless `force` kills it.
-
-        With `force` it may have been removed already, by somebody else or by us.
-        """
+        """Remove all that create made (runtime.md#delete). StateError if it is not stopped, unless `force` kills it; then it
+        may have been removed already, by somebody else or by us."""
         if self._removed and force:
             return
         try:
