@@ -45,6 +45,18 @@ def test_create_does_not_run_the_program(runtime: Runtime, bundle: MakeBundle) -
     runtime("delete", id).ok()
 
 
+def test_without_a_program_there_is_nothing_to_start(runtime: Runtime, bundle: MakeBundle) -> None:
+    """runtime.md#start: an error of start, not of create; exec works."""
+    box = bundle()
+    process = box.config.pop("process")
+    id = runtime.create(box)
+    assert runtime.status(id) == "created"
+    runtime.exec(id, {**process, "args": ["/bin/true"]}).ok()
+    assert "process" in runtime("start", id).error_line
+    assert machine.poll(lambda: runtime.status(id) == "stopped", 10)
+    runtime("delete", id).ok()
+
+
 def test_a_config_changed_after_create_changes_nothing(runtime: Runtime, bundle: MakeBundle) -> None:
     box = bundle("/bin/sh", "-c", "echo first >/ran").writable()
     id = runtime.create(box)
@@ -137,6 +149,15 @@ def test_stdio_is_the_callers(runtime: Runtime, bundle: MakeBundle) -> None:
     done = runtime("exec", id, "/bin/sh", "-c", "read line; echo out $line; echo err $line >&2", stdin="hello\n").ok()
     assert (done.out, done.err) == ("out hello\n", "err hello\n")
     runtime.stop(id)
+
+
+def test_pipes_are_the_programs(runtime: Runtime, bundle: MakeBundle, user: User) -> None:
+    """A program of another id may open /dev/stdout, a pipe of the caller's."""
+    if user.rootless:
+        pytest.skip("not applicable: the pipe is of whoever runs the tests")
+    box = bundle("/bin/sh", "-c", "stat -L -c %u:%g /dev/stdout; echo opened >/dev/stdout")
+    box.process["user"] = {"uid": 7, "gid": 8}
+    assert runtime.run(box).ok().out.split() == ["7:8", "opened"]
 
 
 def test_pid_files(runtime: Runtime, bundle: MakeBundle, work: Path, user: User) -> None:

@@ -101,12 +101,13 @@ enum plan_op {
 #define FSMOUNT_LEGACY 1 /* by mount(2): an option that fsconfig cannot express */
 #define FSMOUNT_STRICT 2 /* no symlink on the way to the destination (proc, sysfs: CVE-2019-19921) */
 #define FSMOUNT_COPYUP 4 /* tmpcopyup: with a copy of what is below */
+#define FSMOUNT_MODE 8   /* with the mode of the directory below, if there is one */
 #define SB_WORD_RO 1
 #define SB_WORD_SYNC 2
 #define SB_WORD_DIRSYNC 4
 #define SB_WORD_LAZYTIME 8
 #define SB_WORD_MAND 16
-#define ATTACH_NOFOLLOW 1 /* dest-nofollow: a destination that is a symlink is refused */
+#define ATTACH_NOFOLLOW 1 /* dest-nofollow: on a symlink itself; the way to it has none */
 #define PIVOT_MOVE 1      /* --no-pivot: MS_MOVE and chroot */
 #define PIVOT_READONLY 2  /* then remount / read-only */
 #define PIVOT_CHROOT 4    /* no mount namespace of its own: chroot */

@@ -179,8 +179,6 @@ def compile_create(ctx: Context) -> Plan:
     plan = Plan()
     config = ctx.config
     process: Process = config.get("process") or {}
-    if not process.get("args"):
-        raise SpecError("process.args", "nothing to run: ctnr needs the program at create")
     _namespaces(plan, ctx, process)
     _cgroup(plan, ctx)
     plan.add(p.AFFINITY, "")
@@ -201,6 +199,8 @@ def compile_create(ctx: Context) -> Plan:
     elif hooks.get("createContainer"):
         plan.add(p.SYNC, "hooks.createContainer", args=(p.PHASE_HOOKS,))
     _hooks(plan, ctx, "createContainer", ctx.bundle)
+    if process.get("cwd"):
+        plan.add(p.MKCWD, "process.cwd", process["cwd"])  # before the root is read-only
     if ctx.mount_namespace:
         rootfs.protect(plan, ctx)
     rootfs.enter(plan, ctx)
@@ -209,14 +209,18 @@ def compile_create(ctx: Context) -> Plan:
     if config.get("domainname"):
         plan.add(p.DOMAINNAME, "domainname", config["domainname"])
     rootfs.sysctls(plan, ctx)
-    if _labelled(process):
-        from ctnr.runtime import lsm
+    if process.get("args"):
+        if _labelled(process):
+            from ctnr.runtime import lsm
 
-        lsm.process_steps(plan, process, "process", not ctx.no_new_keyring)
-    _become(plan, ctx, process, "process", first=True)
+            lsm.process_steps(plan, process, "process", not ctx.no_new_keyring)
+        _become(plan, ctx, process, "process", first=True)
     plan.add(p.WAIT, "", ref="start" if ctx.listen else "")
-    _hooks(plan, ctx, "startContainer")
-    _execute(plan, ctx, process, "process")
+    if process.get("args"):
+        _hooks(plan, ctx, "startContainer")
+        _execute(plan, ctx, process, "process")
+    else:
+        plan.add(p.EXEC, "process", b"", b"")  # without a program only `start` fails (runtime.md#start)
     return plan
 
 
@@ -390,15 +394,13 @@ def _become(plan: Plan, ctx: Context, process: Process, path: str, first: bool) 
     cwd = process.get("cwd") or "/"
     user = process.get("user") or {}
     capabilities = process.get("capabilities") or {}
-    if first:
-        plan.add(p.MKCWD, f"{path}.cwd", cwd)
+    plan.add(p.CWD, f"{path}.cwd", cwd, flags=p.CWD_TRY)  # by now: a seccomp filter may refuse getcwd(2)
     no_new_privs = process.get("noNewPrivileges", False)
     if no_new_privs:
         plan.add(p.NO_NEW_PRIVS, f"{path}.noNewPrivileges")
     else:
         _seccomp(plan, ctx)  # without no_new_privs it takes CAP_SYS_ADMIN
     plan.add(p.BOUNDING, f"{path}.capabilities.bounding", args=(capability_mask(capabilities.get("bounding")),))
-    plan.add(p.CWD, f"{path}.cwd", cwd, flags=p.CWD_TRY)
     groups = user.get("additionalGids") or []
     if groups and not ctx.setgroups:
         raise SpecError(

@@ -378,7 +378,8 @@ class _Creation:
             if hooks.get("prestart") or hooks.get("createRuntime"):
                 from ctnr.runtime import hooks as runner
 
-                runner.run(config, "prestart", document)
+                # one of the time when prestart hooks were part of start sees what it saw then
+                runner.run(config, "prestart", {**document, "status": "created"})
                 runner.run(config, "createRuntime", document)
             from ctnr.runtime.hooks import inner_state
 

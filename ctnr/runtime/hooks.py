@@ -102,7 +102,9 @@ def _run(hook: Hook, kind: str, i: int, document: bytes, bundle: str, outputs: t
         raise HookError(f"error running {kind} hook #{i}: {where}: {error}") from None
     if status:
         text = f", output: {output}" if output else ""
-        raise HookError(f"error running {kind} hook #{i}: {where}: exit status {status}{text}")
+        # runc's words, and for what is only a warning crun's
+        how = "exit status" if kind != "poststop" else "poststop hook failed with exit code"
+        raise HookError(f"error running {kind} hook #{i}: {where}: {how} {status}{text}")
 
 
 def inner_state(container: Container, status: str) -> bytes:

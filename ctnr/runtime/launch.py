@@ -368,6 +368,8 @@ def failure(plan: Plan | None, index: int, err: int, code: int, detail: bytes) -
         if code == p.ERR_NOT_EXEC and err == EACCES:
             return _Exec(f'exec: "{text}": permission denied', EXIT_NOT_EXECUTABLE)
         return _Exec(f'exec: "{text}": {reason}', exit_code)
+    if op == p.EXEC and step.field == "process":
+        return CtnrError("process: the config has no process.args, so there is nothing to start")
     if op == p.EXEC:
         if err == ENOENT:
             reason += ": its interpreter is missing in the container"

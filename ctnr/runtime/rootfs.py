@@ -13,6 +13,8 @@ from ctnr.errors import CtnrError, SpecError
 from ctnr.runtime import plan as p
 from ctnr.spec.mounts import parse_options
 from ctnr.spec.tables import (
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
     MS_DIRSYNC,
     MS_I_VERSION,
@@ -72,6 +74,10 @@ def begin(plan: Plan, ctx: Context) -> None:
         plan.add(p.ROOTFS, "root.path", rootfs, flags=p.ROOTFS_PLAIN)
         return
     flags = PROPAGATION.get(propagation, MS_SLAVE | MS_REC)
+    if flags & MS_UNBINDABLE:
+        flags ^= (
+            MS_UNBINDABLE | MS_PRIVATE
+        )  # what is mounted from here is bound; unbindable is the new root, in the end
     if ctx.no_pivot and flags & MS_PRIVATE:
         raise SpecError(
             "linux.rootfsPropagation",
@@ -113,8 +119,8 @@ def _mount(plan: Plan, ctx: Context, mount: Mount, path: str, index: int) -> Non
     dest = files.normpath("/" + mount["destination"])
     type = mount.get("type", "")
     options = parse_options(mount.get("options") or [], f"{path}.options")
-    if dest == "/":
-        raise SpecError(f"{path}.destination", "/ is the root filesystem itself")
+    if dest == "/" and (options.remount or options.tmpcopyup or type == "cgroup"):
+        raise SpecError(f"{path}.destination", "/ can be mounted on, by a bind mount or a filesystem, and no more")
     if options.bind or type in ("bind", "rbind"):
         _bind(plan, ctx, mount, dest, options, path, index, recursive=options.rbind or type == "rbind")
         return
@@ -160,6 +166,8 @@ def _filesystem(plan: Plan, ctx: Context, mount: Mount, dest: str, type: str, op
         flags |= p.FSMOUNT_LEGACY
     if type in ("proc", "sysfs"):
         flags |= p.FSMOUNT_STRICT
+    if type == "tmpfs" and "mode=" not in options.data:
+        flags |= p.FSMOUNT_MODE  # as runc and crun
     copyup = options.tmpcopyup
     if copyup:
         if type != "tmpfs":
@@ -246,6 +254,10 @@ def _cgroup(plan: Plan, ctx: Context, dest: str, options: MountOptions, path: st
     """A mount of type cgroup is the container's view of whatever hierarchies the host has (config-linux.md#control-groups)."""
     layout = ctx.cgroup_layout()
     readonly = options.attr_set & MOUNT_ATTR_RDONLY
+    if options.data and not (layout.mode == "v2" and ctx.new_cgroup_namespace):
+        raise SpecError(
+            f"{path}.options", f"{options.data}: only cgroup2 in a cgroup namespace of its own takes options"
+        )
     if layout.mode == "none":
         raise CtnrError(f"{path}: this host has no cgroup filesystem mounted on /sys/fs/cgroup")
     if layout.mode == "v2":
@@ -277,6 +289,7 @@ def _cgroup_hierarchy(
 ) -> None:
     if ctx.new_cgroup_namespace:
         type = "cgroup" if controller else "cgroup2"
+        data = data or options.data
         plan.add(p.FSMOUNT, path, type, type, dest, data or None, args=(options.attr_set, options.flags, 0))
         return
     source, ours = ctx.cgroup_dir(controller)
@@ -321,6 +334,7 @@ def _device(plan: Plan, ctx: Context, name: str, device: Device, path: str) -> N
     if ctx.bind_devices and type != S_IFIFO:
         source = f"/dev/{files.basename(name)}" if path == "default devices" else name
         plan.add(p.TREE, path, source, args=(0, type, major, minor), flags=p.TREE_DEVICE)
+        plan.add(p.SETATTR, path, args=(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC,))
         plan.add(p.ATTACH, path, name)
         return
     uid, gid = device.get("uid") or 0, device.get("gid") or 0

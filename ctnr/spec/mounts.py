@@ -86,8 +86,8 @@ _MAX_KNOWN = 256
 def parse_options(options: list[str], path: str) -> MountOptions:
     """Take a mount's `options` apart; `path` is their JSON path, for errors.
 
-    An unknown option is the filesystem's own. A bind mount has no filesystem to give it to (the kernel would silently
-    ignore it), so there it is a SpecError.
+    An unknown option is the filesystem's own. A bind mount has no filesystem to give it to: there a word is a SpecError,
+    and what has a value (mode=755) goes nowhere, as with mount(8), runc and crun; validate() warns of it.
     """
     key = tuple(options)
     known = _known.get(key)
@@ -115,8 +115,11 @@ def parse_options(options: list[str], path: str) -> MountOptions:
     o.bind = o.flags & MS_BIND != 0
     o.rbind = o.flags & MS_REC != 0
     o.remount = o.flags & MS_REMOUNT != 0
-    if o.bind and data:
-        raise SpecError(f"{path}[{options.index(data[0])}]", f"unknown mount option {quote(data[0])} for a bind mount")
+    if o.bind:
+        for option in data:
+            if "=" not in option:
+                where = f"{path}[{options.index(option)}]"
+                raise SpecError(where, f"unknown mount option {quote(option)} for a bind mount")
     o.data = ",".join(data)
     if len(_known) >= _MAX_KNOWN:
         _known.clear()

@@ -236,6 +236,8 @@ def _check_mount(mount: Mount, path: str, user_namespace: bool) -> list[str]:
     if options.bind:
         if not mount.get("source"):
             raise SpecError(f"{path}.source", "is required for a bind mount")
+        if options.data:
+            warnings.append(f"{path}.options: {quote(options.data)} has no effect on a bind mount")
     elif not kind and not options.remount:
         raise SpecError(f"{path}.type", "is required for what is not a bind mount")
     if options.tmpcopyup and (options.bind or kind != "tmpfs"):

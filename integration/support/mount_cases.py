@@ -9,9 +9,9 @@ from pathlib import Path
 
 from . import rootfs
 from .bundles import Bundle
-from .cases import ROOT_AND_SUBIDS, Row, case, expect
+from .cases import ROOT_AND_SUBIDS, Row, case, expect, nothing
 from .kernel import Json, mount_at, mounts
-from .users import KINDS, ROOT, User
+from .users import KINDS, ONE_ID, ROOT, SUBIDS, User
 
 NEW = {"runc": (1, 2), "crun": (1, 9)}
 RECURSIVE = {"runc": (1, 2), "crun": (1, 20)}  # crun 1.8 knows nosymfollow for none of them
@@ -283,3 +283,75 @@ def mounts_in_the_order_of_the_config() -> Row:
         expect(seen, [("/mnt", "first"), ("/mnt", "second"), ("/mnt/inner", "third")])
 
     return change, check
+
+
+# the peers differ in what a directory has that had to be made
+@case("stat:/given", "stat:/told", "stat:/made", peers={})
+def a_tmpfs_has_the_mode_of_the_directory_below() -> Row:
+    def change(bundle: Bundle) -> None:
+        for name in ("given", "told"):
+            path = bundle.root / name
+            path.mkdir()
+            rootfs.give(path, bundle.user.uid, bundle.user.gid)
+            path.chmod(0o712)
+        bundle.mount("/given", "tmpfs", "tmpfs")
+        bundle.mount("/told", "tmpfs", "tmpfs", "mode=700")
+        bundle.mount("/made", "tmpfs", "tmpfs")
+
+    def check(probe: Json, bundle: Bundle, user: User) -> None:
+        asked = probe["asked"]
+        expect([asked[f"stat:/{name}"]["mode"] for name in ("given", "told", "made")], [0o712, 0o700, 0o1777])
+
+    return change, check
+
+
+# runc refuses; crun 1.8 looks for the program in what is below
+@case("stat:/probe", "stat:/etc", "create:/new", peers={})
+def a_bind_mount_on_the_root_is_the_root() -> Row:
+    def change(bundle: Bundle) -> None:
+        import shutil
+
+        other = bundle.path / "other"
+        other.mkdir()
+        rootfs.give(other, bundle.user.uid, bundle.user.gid)
+        shutil.copy2(bundle.root / "probe", other)
+        bundle.config["mounts"].insert(
+            0, {"destination": "/", "type": "bind", "source": str(other), "options": ["bind", "nosuid"]}
+        )
+        bundle.config["root"]["readonly"] = True
+
+    def check(probe: Json, bundle: Bundle, user: User) -> None:
+        assert {"nosuid", "ro"} <= mount_at(probe, "/").options
+        expect(probe["asked"]["stat:/probe"]["type"], "file")
+        expect(probe["asked"]["stat:/etc"], {"errno": errno.ENOENT})
+        expect(probe["asked"]["create:/new"], errno.EROFS)
+
+    return change, check
+
+
+@case("read:/link", "stat:/links/other", peers={"crun": (1, 20)})
+def a_destination_that_is_a_symlink_itself() -> Row:
+    def change(bundle: Bundle) -> None:
+        (bundle.path / "text").write_text("found")
+        (bundle.path / "away").symlink_to("/nowhere")
+        (bundle.root / "link").symlink_to("missing")
+        (bundle.root / "links").mkdir()
+        (bundle.root / "links" / "other").symlink_to("missing")
+        bundle.mount("/link", "bind", str(bundle.path / "text"), "bind", "dest-nofollow")
+        bundle.mount("/links/other", "bind", str(bundle.path / "away"), "bind", "dest-nofollow", "src-nofollow")
+
+    def check(probe: Json, bundle: Bundle, user: User) -> None:
+        expect(probe["asked"]["read:/link"], "found")
+        expect(probe["asked"]["stat:/links/other"]["target"], "/nowhere")
+
+    return change, check
+
+
+@case("stat:/dev/null", "open:/dev/zero", kinds=(SUBIDS, ONE_ID), peers={"crun": (1, 20)})
+def devices_that_are_bound_have_no_more_than_they_need() -> Row:
+    def check(probe: Json, bundle: Bundle, user: User) -> None:
+        for name in ("null", "zero", "full", "random", "urandom", "tty"):
+            assert {"nosuid", "noexec"} <= mount_at(probe, f"/dev/{name}").options
+        expect(probe["asked"]["open:/dev/zero"], 0)
+
+    return nothing, check

@@ -44,6 +44,15 @@ def cwd() -> Row:
     )
 
 
+@case(exec_too=False)
+def a_cwd_that_is_missing_in_a_readonly_root() -> Row:
+    def change(bundle: Bundle) -> None:
+        bundle.config["root"]["readonly"] = True
+        bundle.process["cwd"] = "/new/place"
+
+    return change, lambda probe, bundle, user: expect(probe["cwd"], "/new/place")
+
+
 @case()
 def umask() -> Row:
     return (lambda bundle: bundle.process["user"].__setitem__("umask", 0o137)), lambda probe, bundle, user: expect(
@@ -214,6 +223,19 @@ def a_session_keyring_of_the_containers() -> Row:
         assert name.startswith("_ses."), name
 
     return nothing, check
+
+
+# crun 1.8 fails
+@case(kinds=(ROOT,), peers={"runc": (1, 1)})
+def seccomp_that_refuses_getcwd_before_no_new_privileges() -> Row:
+    def change(bundle: Bundle) -> None:
+        bundle.process["noNewPrivileges"] = False
+        bundle.linux["seccomp"] = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["getcwd"], "action": "SCMP_ACT_ERRNO"}],
+        }
+
+    return change, lambda probe, bundle, user: expect(status(probe)["Seccomp"], "2")
 
 
 MKDIRAT, GETPRIORITY, UNAME = 258, 140, 63  # x86-64 numbers; the case is for that machine only

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 
 from .bundles import Bundle
 from .cases import Row, case, expect
@@ -62,7 +63,7 @@ def readonly_paths_of_files_and_directories() -> Row:
     return change, check
 
 
-def _propagation(kind: str, wanted: set[str]) -> None:
+def _propagation(kind: str, wanted: set[str], peers: Mapping[str, tuple[int, ...]] | None = None) -> None:
     def make() -> Row:
         def check(probe: Json, bundle: Bundle, user: User) -> None:
             expect(set(mount_at(probe, "/").propagation) - {"propagate_from"}, wanted)
@@ -70,11 +71,13 @@ def _propagation(kind: str, wanted: set[str]) -> None:
         return (lambda bundle: bundle.linux.__setitem__("rootfsPropagation", kind)), check
 
     make.__name__ = f"rootfs_propagation_{kind}"
-    case(kinds=(ROOT,))(make)
+    case(kinds=(ROOT,), peers=peers)(make)
 
 
 _propagation("private", set())
 _propagation("unbindable", {"unbindable"})
+# the file system that the root comes from is unbindable too: too early, it could not be bound
+_propagation("runbindable", {"unbindable"}, peers={})
 
 
 @case(kinds=(ROOT,))

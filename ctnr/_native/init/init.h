@@ -47,7 +47,9 @@ int plan_option(const char **data, char *key, size_t size, char **value);
 #define ROOT_NOFOLLOW 1                                                  /* no symlink anywhere on the way */
 int root_open(struct init *in, const char *path, int oflags, int flags); /* an fd */
 int root_make(struct init *in, const char *path, int is_dir, uint32_t mode,
-              int flags);                                           /* an O_PATH fd; makes what is missing */
+              int flags);                                     /* an O_PATH fd; makes what is missing */
+int root_itself(const char *path);                            /* whether it is "/" */
+int root_link(struct init *in, const char *path, int is_dir); /* dest-nofollow: what is there, perhaps a symlink */
 int root_parent(struct init *in, const char *path, char name[256]); /* the directory's fd; makes it */
 
 /* message.c */

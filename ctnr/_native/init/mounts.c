@@ -162,9 +162,9 @@ static int fs_new(struct init *in, const char *type, const char *source, const c
 /* MS_* that are the file system's; MS_RDONLY where arg2 asks for it. */
 #define SB_FLAGS (MS_SYNCHRONOUS | MS_DIRSYNC | MS_LAZYTIME | MS_MANDLOCK | MS_I_VERSION | MS_SILENT)
 
-static int step_fs(struct init *in, const struct plan_step *s)
+static int step_fs(struct init *in, const struct plan_step *s, const char *data)
 {
-    const char *source = plan_str(in, s, 0, NULL), *type = plan_str(in, s, 1, NULL), *data = plan_str(in, s, 3, NULL);
+    const char *source = plan_str(in, s, 0, NULL), *type = plan_str(in, s, 1, NULL);
     if (!in->old_mounts && !(s->flags & FSMOUNT_LEGACY)) {
         int r = fs_new(in, type, source, data, s->arg[0], s->arg[2]);
         if (r >= 0 || !in->old_mounts)
@@ -174,18 +174,53 @@ static int step_fs(struct init *in, const struct plan_step *s)
                        (s->arg[1] & SB_FLAGS) | (s->arg[2] & SB_WORD_RO ? MS_RDONLY : 0));
 }
 
+/* A mount on the root itself is the root from now on. */
+static int enter_root(struct init *in, const char *path)
+{
+    if (!root_itself(path))
+        return 0;
+    int fd = (int)SYS(fcntl, in->mount_fd, 1030 /* F_DUPFD_CLOEXEC */, 3);
+    if (fd < 0)
+        return fd;
+    sys_close(in->root_fd);
+    in->root_fd = fd;
+    return 0;
+}
+
+/* mode= before data, whose own would win; NULL: it is too long. */
+static const char *with_mode(char with[PATH_MAX_], const char *data, uint32_t mode)
+{
+    char text[] = "mode=0000,";
+    for (int i = 0; i < 4; i++)
+        text[5 + i] = (char)('0' + (mode >> (9 - 3 * i) & 7));
+    if (strlen(data) + sizeof text > PATH_MAX_)
+        return NULL;
+    put_str(put_str(with, with + PATH_MAX_, text), with + PATH_MAX_, data);
+    return with;
+}
+
 int do_fsmount(struct init *in, const struct plan_step *s)
 {
+    const char *path = plan_str(in, s, 2, NULL), *data = plan_str(in, s, 3, NULL);
+    int strict = s->flags & FSMOUNT_STRICT ? ROOT_NOFOLLOW : 0;
+    char with[PATH_MAX_];
     in->mount_step = in->at;
-    int dest = root_make(in, plan_str(in, s, 2, NULL), 1, 0755, s->flags & FSMOUNT_STRICT ? ROOT_NOFOLLOW : 0);
+    int dest = root_open(in, path, O_PATH, strict);
+    int old = dest >= 0;
+    if (dest == -ENOENT)
+        dest = root_make(in, path, 1, 0755, strict);
     if (dest < 0)
         return dest;
     struct sys_stat st;
     int mnt = -1, r = (int)sys_stat(dest, "", AT_EMPTY_PATH, &st);
     if (r == 0 && !S_ISDIR_(st.mode))
         r = -ENOTDIR;
+    if (r == 0 && old && (s->flags & FSMOUNT_MODE))
+        data = with_mode(with, data ? data : "", st.mode);
     if (r == 0)
-        r = mnt = step_fs(in, s);
+        r = data || !s->str[3] ? 0 : -ENAMETOOLONG;
+    if (r == 0)
+        r = mnt = step_fs(in, s, data);
     if (r >= 0 && (s->flags & FSMOUNT_COPYUP)) {
         int from = (int)sys_openat(dest, ".", O_RDONLY | O_DIRECTORY, 0);
         r = from < 0 ? from : copy_up(in, from, mnt);
@@ -193,12 +228,13 @@ int do_fsmount(struct init *in, const struct plan_step *s)
     }
     if (r >= 0)
         r = mount_attach(in, mnt, dest);
-    if (r >= 0)
-        keep_mount(in, mnt, 0);
-    else
-        sys_close(mnt);
     sys_close(dest);
-    return r;
+    if (r < 0) {
+        sys_close(mnt);
+        return r;
+    }
+    keep_mount(in, mnt, 0);
+    return enter_root(in, path);
 }
 
 static int is_device(int fd, uint32_t type, uint32_t major, uint32_t minor)
@@ -240,16 +276,18 @@ int do_attach(struct init *in, const struct plan_step *s)
     int r = (int)sys_stat(in->mount_fd, "", AT_EMPTY_PATH, &st);
     if (r < 0)
         return r;
-    int nofollow = s->flags & ATTACH_NOFOLLOW ? ROOT_NOFOLLOW : 0;
     const char *path = plan_str(in, s, 0, NULL);
-    int dest = root_make(in, path, S_ISDIR_(st.mode), S_ISDIR_(st.mode) ? 0755 : 0644, nofollow);
+    int nofollow = (s->flags & ATTACH_NOFOLLOW) && !root_itself(path);
+    int dest = nofollow ? root_link(in, path, S_ISDIR_(st.mode)) : -ENOENT;
+    if (dest == -ENOENT)
+        dest = root_make(in, path, S_ISDIR_(st.mode), S_ISDIR_(st.mode) ? 0755 : 0644, nofollow ? ROOT_NOFOLLOW : 0);
     if (dest < 0)
         return dest;
     r = mount_attach(in, in->mount_fd, dest);
     if (r == 0)
         in->detached = 0;
     sys_close(dest);
-    return r;
+    return r < 0 ? r : enter_root(in, path);
 }
 
 int do_setattr(struct init *in, const struct plan_step *s)

@@ -302,7 +302,8 @@ int do_user(struct init *in, const struct plan_step *s)
         if (is_null(&st))
             own_null(in, fd);
         else if (st.uid != s->arg[0] && (is_pipe(&st) || is_terminal(fd, &st)))
-            SYS(fchown, fd, s->arg[0], -1); /* best effort: it may not be ours to give */
+            /* best effort: it may not be ours to give. A terminal's group is tty's */
+            SYS(fchown, fd, s->arg[0], is_pipe(&st) ? s->arg[1] : (uint64_t)-1);
     }
     r = SYS(prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0);
     if (r == 0)

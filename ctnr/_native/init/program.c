@@ -178,6 +178,8 @@ int do_exec(struct init *in, const struct plan_step *s)
     char **argv = plan_list(in, s, 0, 0, NULL), **env = plan_list(in, s, 1, 1, &n);
     if (!argv || !env)
         return -ENOMEM;
+    if (!argv[0])
+        return -ENOEXEC;
     if ((s->flags & EXEC_HOME) && !has_home(env)) {
         find_home(in, home, sizeof home);
         env[n] = home;

@@ -230,3 +230,36 @@ int root_parent(struct init *in, const char *path, char name[256])
         memcpy(name, w.name, sizeof w.name);
     return fd;
 }
+
+int root_itself(const char *path)
+{
+    return path[0] == '/' && !path[1];
+}
+
+/* The last component itself, a symlink or not (one of procfs is a way into other processes, not a place). */
+int root_link(struct init *in, const char *path, int is_dir)
+{
+    char dir[PATH_MAX_];
+    struct sys_stat st;
+    size_t n = strlen(path);
+    while (n && path[n - 1] != '/')
+        n--;
+    if (n >= sizeof dir)
+        return -ENAMETOOLONG;
+    memcpy(dir, path, n);
+    dir[n] = 0;
+    int at = root_open(in, dir, O_PATH | O_DIRECTORY, ROOT_NOFOLLOW);
+    if (at < 0)
+        return at;
+    int fd = (int)sys_openat(at, path + n, O_PATH | O_NOFOLLOW, 0);
+    sys_close(at);
+    if (fd < 0)
+        return fd;
+    long r = sys_stat(fd, "", AT_EMPTY_PATH, &st);
+    if (r == 0 && (st.mode & S_IFMT) == S_IFLNK && (is_dir || sys_fs_magic(fd) == PROC_SUPER_MAGIC))
+        r = -ELOOP;
+    if (r == 0)
+        return fd;
+    sys_close(fd);
+    return (int)r;
+}
