@@ -301,6 +301,7 @@ class _Creation:
                 from ctnr.runtime import listener
 
                 fds.add("listener", listener.connect(ctx.listener))
+            if ctx.config.get("hooks"):
                 from ctnr.runtime.hooks import init_outputs
 
                 ctx.hook_outputs = init_outputs(ctx.config, fds)
