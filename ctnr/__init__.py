@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ctnr.errors import StateError as StateError
     from ctnr.errors import SyscallError as SyscallError
     from ctnr.runtime.container import Container as Container
-    from ctnr.runtime.container import list_containers as list_containers
+    from ctnr.runtime.listing import list_containers as list_containers
     from ctnr.runtime.process import Process as Process
 
 __version__ = "0.1.0"
@@ -32,7 +32,7 @@ _HOME = {
     "StateError": "ctnr.errors",
     "SyscallError": "ctnr.errors",
     "Container": "ctnr.runtime.container",
-    "list_containers": "ctnr.runtime.container",
+    "list_containers": "ctnr.runtime.listing",
     "Process": "ctnr.runtime.process",
 }
 

@@ -151,10 +151,12 @@ def make_modules(fake: Fake) -> list[types.ModuleType]:
         return Plan()
 
     container = types.ModuleType("ctnr.runtime.container")
-    vars(container).update(Container=Container, list_containers=list_containers)
+    vars(container).update(Container=Container)
+    listing = types.ModuleType("ctnr.runtime.listing")
+    vars(listing).update(list_containers=list_containers)
     creating = types.ModuleType("ctnr.runtime.creating")
     vars(creating).update(plan=plan)
-    return [container, creating]
+    return [container, listing, creating]
 
 
 def _forget() -> None:

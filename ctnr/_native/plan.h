@@ -61,6 +61,7 @@ enum plan_op {
     OP_REMOUNT,    /* str0: destination; arg0: MS_*; str1: data: superblock and flags of what is there */
     OP_MKNOD,      /* str0: path; arg0: mode; arg1: major; arg2: minor; arg3: uid; arg4: gid */
     OP_SYMLINK,    /* str0: target; str1: path; flags SYMLINK_* */
+    OP_UMOUNT,     /* str0: path: what is mounted there last, with all that is below */
     OP_MASK,       /* str0: path; str1: data of the tmpfs */
     OP_READONLY,   /* str0: path */
     OP_PIVOT,      /* flags PIVOT_* */
@@ -95,13 +96,14 @@ enum plan_op {
 };
 
 #define JOIN_RETRY 1
-#define TREE_NOFOLLOW 1  /* src-nofollow */
-#define TREE_DEVICE 2    /* the source must be the device arg1..arg3 */
-#define TREE_PARENT 4    /* only the tree that the parent made will do (it is idmapped) */
-#define FSMOUNT_LEGACY 1 /* by mount(2): an option that fsconfig cannot express */
-#define FSMOUNT_STRICT 2 /* no symlink on the way to the destination (proc, sysfs: CVE-2019-19921) */
-#define FSMOUNT_COPYUP 4 /* tmpcopyup: with a copy of what is below */
-#define FSMOUNT_MODE 8   /* with the mode of the directory below, if there is one */
+#define TREE_NOFOLLOW 1     /* src-nofollow */
+#define TREE_DEVICE 2       /* the source must be the device arg1..arg3 */
+#define TREE_PARENT 4       /* only the tree that the parent made will do (it is idmapped) */
+#define FSMOUNT_LEGACY 1    /* by mount(2): an option that fsconfig cannot express */
+#define FSMOUNT_STRICT 2    /* no symlink on the way to the destination (proc, sysfs: CVE-2019-19921) */
+#define FSMOUNT_COPYUP 4    /* tmpcopyup: with a copy of what is below */
+#define FSMOUNT_MODE 8      /* with the mode of the directory below, if there is one */
+#define FSMOUNT_DETACHED 16 /* attached by an ATTACH, later and perhaps in another mount namespace */
 #define SB_WORD_RO 1
 #define SB_WORD_SYNC 2
 #define SB_WORD_DIRSYNC 4

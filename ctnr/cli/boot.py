@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OCI_PROGRAMS = ("ctnr-oci", "runc", "crun")
 
 # runc's and crun's verbs that do not exist yet
-LATER = ("events", "mounts")
+LATER = ("events",)
 
 GLOBAL_OPTIONS: Sequence[Option] = (
     (VALUE, "root", "", "DIR", "where the containers' state is (default: /run/ctnr, or $XDG_RUNTIME_DIR/ctnr)"),
@@ -223,6 +223,10 @@ def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
         from ctnr.cli import update
 
         table = update.COMMANDS
+    elif verb == "mounts":
+        from ctnr.cli import mounts
+
+        table = mounts.COMMANDS
     elif verb == "ps":
         from ctnr.cli import containers
 
@@ -244,5 +248,5 @@ def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
 
 def _all(g: Globals) -> list[Command]:
     """Every command, for the help."""
-    verbs = (*_OCI, "run", "exec", "list", "ps", "update", *_DOCUMENTS, *_CRIU)
+    verbs = (*_OCI, "run", "exec", "list", "ps", "update", "mounts", *_DOCUMENTS, *_CRIU)
     return sorted((_find(g, verb)[0] for verb in verbs), key=lambda command: command.name)

@@ -11,7 +11,8 @@ from ctnr.cli.output import out
 from ctnr.errors import StateError
 from ctnr.jsonio import dumps
 from ctnr.log import escape
-from ctnr.runtime.container import Container, list_containers
+from ctnr.runtime.container import Container
+from ctnr.runtime.listing import list_containers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

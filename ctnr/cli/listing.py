@@ -12,7 +12,8 @@ from ctnr.cli.args import CHOICE, FLAG, Command
 from ctnr.cli.output import SIGPIPE, out
 from ctnr.errors import CtnrError
 from ctnr.jsonio import dumps
-from ctnr.runtime.container import Container, list_containers
+from ctnr.runtime.container import Container
+from ctnr.runtime.listing import list_containers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

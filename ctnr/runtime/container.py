@@ -434,6 +434,18 @@ class Container:
 
         self._locked(lambda container: updating.update(container, resources))
 
+    def add_mounts(self, mounts: list[Any]) -> None:
+        """Mount these (config.md#mounts) in it as it is, all or none. Raises SpecError, SyscallError, StateError."""
+        from ctnr.runtime import live_mounts
+
+        self._locked(lambda container: live_mounts.add(container, mounts))
+
+    def remove_mounts(self, mounts: list[Any]) -> None:
+        """Unmount what is at the destinations of these mounts. Raises SpecError, SyscallError, StateError."""
+        from ctnr.runtime import live_mounts
+
+        self._locked(lambda container: live_mounts.remove(container, mounts))
+
     def _locked(self, operation: Callable[[Container], None]) -> None:
         self._dir.lock()
         try:
@@ -481,18 +493,3 @@ class Container:
         from ctnr.runtime.criu_dump import checkpoint
 
         checkpoint(self, image_path, **options)
-
-
-def list_containers(root: str | None = None) -> list[dict[str, Any]]:
-    """The state documents of all containers under a root, by id; one that goes away meanwhile is left out."""
-    found = []
-    for id in state.ids(root or state.default_root()):
-        try:
-            container = Container.load(id, root)
-        except StateError:
-            continue
-        try:
-            found.append(container.state())
-        finally:
-            container.close()
-    return found

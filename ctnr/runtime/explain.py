@@ -36,6 +36,7 @@ WORDS = {
     p.REMOUNT: "remount {s0} ({ms0} {s1})",
     p.MKNOD: "make node {s0} (type and mode {oct0}, {1}:{2}, owner {3}:{4})",
     p.SYMLINK: "make symlink {s1} -> {s0}",
+    p.UMOUNT: "unmount {s0}",
     p.MASK: "mask {s0}",
     p.READONLY: "make {s0} read-only",
     p.PIVOT: "{pivot}",

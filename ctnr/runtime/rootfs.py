@@ -112,10 +112,10 @@ def unescape(text: str) -> str:
 
 def mounts(plan: Plan, ctx: Context) -> None:
     for i, mount in enumerate(ctx.config.get("mounts") or ()):
-        _mount(plan, ctx, mount, f"mounts[{i}]", i)
+        mount_one(plan, ctx, mount, f"mounts[{i}]", i)
 
 
-def _mount(plan: Plan, ctx: Context, mount: Mount, path: str, index: int) -> None:
+def mount_one(plan: Plan, ctx: Context, mount: Mount, path: str, index: int) -> None:
     dest = files.normpath("/" + mount["destination"])
     type = mount.get("type", "")
     options = parse_options(mount.get("options") or [], f"{path}.options")

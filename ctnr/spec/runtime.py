@@ -109,25 +109,27 @@ _LINUX = record(
     }
 )
 
+_MOUNTS = list_of(
+    record(
+        {
+            "destination": NAME,
+            "type": TEXT,
+            "source": TEXT,
+            "options": STRINGS,
+            "uidMappings": _MAPPINGS,
+            "gidMappings": _MAPPINGS,
+        },
+        ("destination",),
+    )
+)
+
 _CONFIG = record(
     {
         "ociVersion": NAME,
         "root": record({"path": NAME, "readonly": BOOL}, ("path",)),
         "hostname": TEXT,
         "domainname": TEXT,
-        "mounts": list_of(
-            record(
-                {
-                    "destination": NAME,
-                    "type": TEXT,
-                    "source": TEXT,
-                    "options": STRINGS,
-                    "uidMappings": _MAPPINGS,
-                    "gidMappings": _MAPPINGS,
-                },
-                ("destination",),
-            )
-        ),
+        "mounts": _MOUNTS,
         "process": ANY,
         "hooks": record(dict.fromkeys(HOOKS, _HOOK_LIST), closed="hook"),
         "annotations": map_of(TEXT),
@@ -192,6 +194,15 @@ def validate(config: Config) -> list[str]:
             check_env(hook.get("env", ()), f"hooks.{kind}[{i}].env")
     warnings += _check_linux(linux, namespaces, config.get("annotations") or {})
     check_user_namespace(config)
+    return warnings
+
+
+def check_mounts(mounts: Any, user_namespace: bool) -> list[str]:
+    """Check a config's list of mounts by itself, as validate() does within the config; the warnings. Raises SpecError."""
+    check(mounts, _MOUNTS, "mounts")
+    warnings = []
+    for i, mount in enumerate(mounts):
+        warnings += _check_mount(mount, f"mounts[{i}]", user_namespace)
     return warnings
 
 

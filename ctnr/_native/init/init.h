@@ -62,7 +62,7 @@ int missing(struct init *in, const char *call);            /* ERR_MISSING; retur
 /* mounts.c, process.c, program.c, hooks.c, copyup.c: one function a step */
 typedef int step_fn(struct init *in, const struct plan_step *s);
 step_fn do_propagation, do_host_mount, do_host_mkdir, do_host_hide, do_rootfs, do_fsmount, do_tree, do_attach,
-    do_setattr, do_remount, do_mknod, do_symlink, do_mask, do_readonly, do_pivot;
+    do_setattr, do_remount, do_mknod, do_symlink, do_umount, do_mask, do_readonly, do_pivot;
 step_fn do_oom_score, do_nodump, do_cgroup, do_join, do_unshare, do_timens, do_clone, do_sync, do_setid0, do_loopback,
     do_setsid, do_hostname, do_domainname, do_sysctl, do_keyring, do_rlimit, do_mkcwd, do_user, do_bounding, do_caps,
     do_umask, do_cwd, do_nnp, do_seccomp, do_lookup, do_wait, do_reaper, do_exec;

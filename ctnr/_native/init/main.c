@@ -30,6 +30,7 @@ static step_fn *const steps[OP_COUNT] = {
     [OP_REMOUNT] = do_remount,
     [OP_MKNOD] = do_mknod,
     [OP_SYMLINK] = do_symlink,
+    [OP_UMOUNT] = do_umount,
     [OP_MASK] = do_mask,
     [OP_READONLY] = do_readonly,
     [OP_PIVOT] = do_pivot,

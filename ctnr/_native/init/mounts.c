@@ -205,6 +205,13 @@ int do_fsmount(struct init *in, const struct plan_step *s)
     int strict = s->flags & FSMOUNT_STRICT ? ROOT_NOFOLLOW : 0;
     char with[PATH_MAX_];
     in->mount_step = in->at;
+    if (s->flags & FSMOUNT_DETACHED) {
+        int fd = fs_new(in, plan_str(in, s, 1, NULL), plan_str(in, s, 0, NULL), data, s->arg[0], s->arg[2]);
+        if (fd < 0)
+            return in->old_mounts ? missing(in, "fsopen") : fd;
+        keep_mount(in, fd, 1);
+        return 0;
+    }
     int dest = root_open(in, path, O_PATH, strict);
     int old = dest >= 0;
     if (dest == -ENOENT)
@@ -372,6 +379,31 @@ int do_symlink(struct init *in, const struct plan_step *s)
         }
     }
     sys_close(dir);
+    return (int)r;
+}
+
+/* By the directory itself, or by a name in one: what a path led to cannot be exchanged for something else meanwhile. */
+int do_umount(struct init *in, const struct plan_step *s)
+{
+    const char *path = plan_str(in, s, 0, NULL);
+    char name[256];
+    int fd = root_open(in, path, O_PATH, 0);
+    if (fd < 0)
+        return fd;
+    struct sys_stat st;
+    long r = sys_stat(fd, "", AT_EMPTY_PATH, &st);
+    if (r == 0 && !S_ISDIR_(st.mode)) {
+        sys_close(fd);
+        r = fd = root_parent(in, path, name);
+    } else {
+        put_str(name, name + sizeof name, ".");
+    }
+    if (r >= 0)
+        r = SYS(fchdir, fd);
+    if (r == 0)
+        r = SYS(umount2, name, 2 | 8 /* MNT_DETACH, UMOUNT_NOFOLLOW */);
+    SYS(fchdir, in->root_fd);
+    sys_close(fd);
     return (int)r;
 }
 

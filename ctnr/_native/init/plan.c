@@ -27,6 +27,7 @@ static unsigned needs(uint16_t op)
     case OP_LABEL:
     case OP_REMOUNT:
     case OP_MKNOD:
+    case OP_UMOUNT:
     case OP_MASK:
     case OP_READONLY:
     case OP_HOSTNAME:
