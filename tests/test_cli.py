@@ -650,7 +650,9 @@ def test_help(real: Run, program: str) -> None:
     code, stdout, stderr = real(f"{program} --help")
     assert (code, stderr) == (0, "")
     assert stdout.startswith(f"Usage: {program} [OPTIONS] COMMAND")
-    verbs = "checkpoint create delete exec features kill list pause plan ps restore resume run spec start state update".split()
+    verbs = (
+        "checkpoint create delete exec features kill list mounts pause plan ps restore resume run spec start state update"
+    ).split()
     commands = stdout.split("Commands:\n")[1].split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in commands] == verbs
     assert real(f"{program} help") == real(program) == real(f"{program} -h") == (0, stdout, "")

@@ -137,7 +137,7 @@ def prepare(ctx: Context, rootfs_path: str) -> None:
         if mount.get("type") in ("cgroup", "cgroup2"):
             continue  # on a tmpfs or in sysfs
         if is_bind(mount, path) or parse_options(mount.get("options") or [], path).copy_symlink:
-            rootfs._mount(plan, ctx, mount, path, i)
+            rootfs.mount_one(plan, ctx, mount, path, i)
         elif "remount" not in (mount.get("options") or ()):
             # whatever it is, what is mounted on it needs no place in the root itself
             destination = files.normpath("/" + mount["destination"])

@@ -77,7 +77,7 @@ def _need_mount_api() -> None:
         ("mount_setattr", _native.mount_setattr, (-1, "", 0xFFFFFFFF, 0, 0)),
     ):
         try:
-            call(*senseless)  # type: ignore[operator]
+            call(*senseless)
         except OSError as error:
             # move_mount(2) looks for privilege first: EPERM says nothing, and the init will say what is wrong
             if error.errno == ENOSYS or (error.errno == EPERM and name != "move_mount"):
