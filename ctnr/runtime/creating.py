@@ -38,10 +38,8 @@ PIDFD_RECEIVER = "run.oci.pidfd_receiver"
 def rfc3339(nanoseconds: int) -> str:
     """UTC, as Go prints it."""
     t = gmtime(nanoseconds // 10**9)
-    return (
-        f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}T{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
-        f".{nanoseconds % 10**9:09}Z"
-    )
+    day = f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}"
+    return f"{day}T{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}.{nanoseconds % 10**9:09}Z"
 
 
 def is_rootless() -> bool:
