@@ -43,6 +43,9 @@ exit 125
 # For `python3 ctnr.pyz`
 MAIN = START.replace("ARGUMENT + 1", "1").replace("ARGUMENT", "0")
 
+# What the package needs and is Python only. (backports.zstd is not: with a zstd archive ctnr.pyz says what is missing)
+PURE = ("urllib3",)
+
 # Of each entry, so that the same sources give the same file
 TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -57,7 +60,10 @@ def compiled(source: bytes, name: str) -> bytes:
 def entries(directory: Path) -> dict[str, bytes]:
     """Name -> contents."""
     found = {"__main__.py": MAIN.encode()}
-    for path in sorted((directory / "ctnr").rglob("*")):
+    for package in PURE:
+        if not (directory / package).is_dir():
+            sys.exit(f"{directory}/{package} is not there: install ctnr with what it depends on")
+    for path in sorted(path for package in ("ctnr", *PURE) for path in (directory / package).rglob("*")):
         name = str(path.relative_to(directory))
         if path.suffix == ".py":
             found[name] = path.read_bytes()
