@@ -123,6 +123,17 @@ def make_modules(fake: Fake) -> list[types.ModuleType]:
         def pause(self) -> None:
             fake.note("pause", id=self.id)
 
+        def status(self) -> str:
+            return str(fake.states[self.id]["status"])
+
+        def stats(self) -> dict[str, Any]:
+            return {"pids": {"current": 1}}
+
+        def events(self, interval: float) -> Iterator[dict[str, Any]]:
+            fake.note("events", interval=interval)
+            yield {"type": "stats", "id": self.id, "data": self.stats()}
+            yield {"type": "oom", "id": self.id}
+
         def update(self, resources: dict[str, Any]) -> None:
             fake.note("update", id=self.id, resources=resources)
 

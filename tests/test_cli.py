@@ -651,7 +651,7 @@ def test_help(real: Run, program: str) -> None:
     assert (code, stderr) == (0, "")
     assert stdout.startswith(f"Usage: {program} [OPTIONS] COMMAND")
     verbs = (
-        "checkpoint create delete exec features kill list mounts pause plan ps restore resume run spec start state update"
+        "checkpoint create delete events exec features kill list mounts pause plan ps restore resume run spec start state update"
     ).split()
     commands = stdout.split("Commands:\n")[1].split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in commands] == verbs

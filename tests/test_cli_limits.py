@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""update, pause and resume on a stand-in for the runtime: what they ask of it."""
+"""update, events, pause and resume on a stand-in for the runtime: what they ask of it."""
 
 from __future__ import annotations
 
@@ -88,3 +88,32 @@ def test_pause_and_resume(run: Run, fake: Fake, verb: str) -> None:  # noqa: F81
     assert run(f"ctnr {verb} c") == (0, "", "")
     assert fake.calls == [(verb, {"id": "c"})]
     assert run(f"ctnr-oci {verb} d")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "interval"),
+    [("", 5), ("--interval 100ms", 0.1), ("--interval=1m30s", 90), ("--interval 1.5h", 5400), ("--interval 2us", 2e-6)],
+)
+def test_events(run: Run, fake: Fake, words: str, interval: float) -> None:  # noqa: F811
+    fake.add("c")
+    code, stdout, stderr = run(f"ctnr-oci events {words} c")
+    assert (code, stderr) == (0, "")
+    assert stdout == '{"type":"stats","id":"c","data":{"pids":{"current":1}}}\n{"type":"oom","id":"c"}\n'
+    [(call, asked)] = fake.calls
+    assert call == "events" and asked["interval"] == pytest.approx(interval)
+
+
+def test_events_once(run: Run, fake: Fake) -> None:  # noqa: F811
+    fake.add("c")
+    assert run("ctnr events --stats c") == (0, '{"type":"stats","id":"c","data":{"pids":{"current":1}}}\n', "")
+    fake.add("d", "stopped")
+    assert run("ctnr events --stats d") == (1, "", "ctnr: container with id d is not running\n")
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "-1s", "5", "s", "1x", "1s5", "1e3s", "²s", "1..5s", "99999999999h"])
+def test_no_interval(run: Run, fake: Fake, text: str) -> None:  # noqa: F811
+    fake.add("c")
+    code, stdout, stderr = run(f"ctnr events --interval={text} c")
+    assert (code, stdout) == (1, "")
+    assert stderr.startswith(f"ctnr: --interval is a time above 0 such as 5s, 100ms or 1m30s, not '{text}'")
+    assert fake.calls == []

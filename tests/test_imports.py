@@ -103,6 +103,7 @@ VERBS: list[tuple[str, set[str]]] = [
     ("ps --format json c", CONTAINER | {"ctnr.cli.listing", "ctnr.runtime.listing"}),
     ("exec c /usr/bin/true", EXEC | FOREGROUND),
     ("update --kernel-memory 1 c", UPDATE),
+    ("events --stats c", CONTAINER | {"ctnr.cli.events", "ctnr.runtime.events", "ctnr.runtime.cgroups.stats"}),
     ("pause c", CONTAINER | OCI | {"ctnr.runtime.pausing"}),
     ("resume c", CONTAINER | OCI | {"ctnr.runtime.pausing"}),
     ("kill c 9", CONTAINER | OCI | {"ctnr.spec", "ctnr.spec.signals"}),

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 # Those that speak runc's language: `run` takes a bundle, `ps` a container, exec's failure is 255
 OCI_PROGRAMS = ("ctnr-oci", "runc", "crun")
 
-# runc's and crun's verbs that do not exist yet
-LATER = ("events",)
-
 GLOBAL_OPTIONS: Sequence[Option] = (
     (VALUE, "root", "", "DIR", "where the containers' state is (default: /run/ctnr, or $XDG_RUNTIME_DIR/ctnr)"),
     (VALUE, "log", "", "FILE", "append the log to FILE (default: stderr)"),
@@ -219,6 +216,10 @@ def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
         from ctnr.cli import listing
 
         table = listing.COMMANDS
+    elif verb == "events":
+        from ctnr.cli import events
+
+        table = events.COMMANDS
     elif verb == "update":
         from ctnr.cli import update
 
@@ -239,8 +240,6 @@ def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
         from ctnr.cli import checkpoint
 
         table = checkpoint.COMMANDS
-    elif verb in LATER:
-        raise UsageError(f"{verb} is not supported by this version of ctnr")
     if verb not in table:
         raise UsageError(f"unknown command {verb!r}")
     return table[verb]
@@ -248,5 +247,5 @@ def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
 
 def _all(g: Globals) -> list[Command]:
     """Every command, for the help."""
-    verbs = (*_OCI, "run", "exec", "list", "ps", "update", "mounts", *_DOCUMENTS, *_CRIU)
+    verbs = (*_OCI, "run", "exec", "list", "ps", "update", "events", "mounts", *_DOCUMENTS, *_CRIU)
     return sorted((_find(g, verb)[0] for verb in verbs), key=lambda command: command.name)

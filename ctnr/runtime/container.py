@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ctnr.runtime.cgroups import Cgroup
+    from ctnr.runtime.events import Events
     from ctnr.runtime.launch import Launch
     from ctnr.spec.types import Config
     from ctnr.spec.types import Process as ProcessSpec
@@ -108,18 +109,15 @@ class Container:
     @property
     def pid(self) -> int:
         """The pid of the first process in the host's pid namespace; 0 before there is one."""
-        pid: int = self._state.get("pid", 0)
-        return pid
+        return int(self._state.get("pid", 0))
 
     @property
     def bundle(self) -> str:
-        bundle: str = self._state.get("bundle", "")
-        return bundle
+        return str(self._state.get("bundle", ""))
 
     @property
     def annotations(self) -> dict[str, str]:
-        found: dict[str, str] = self._state.get("annotations") or {}
-        return found
+        return dict(self._state.get("annotations") or {})
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -225,8 +223,7 @@ class Container:
 
     def state(self) -> dict[str, Any]:
         """The state document (runtime.md#state) with runc's additions: rootfs, created, owner."""
-        status = self.status()
-        document = self._document(status)
+        document = self._document(self.status())
         document["owner"] = state.user_name(self._state.get("uid", posix.geteuid()))
         return document
 
@@ -243,8 +240,7 @@ class Container:
         }
         if own.get("annotations"):
             document["annotations"] = own["annotations"]
-        document["owner"] = own.get("owner", "")
-        return document
+        return {**document, "owner": own.get("owner", "")}
 
     # --- operations
 
@@ -372,8 +368,6 @@ class Container:
 
     def _delete(self, force: bool) -> None:
         status = self.status()
-        if status == "creating" and not force:
-            raise StateError(f"cannot delete container {self.id} that is not stopped: {status}", self.id, status)
         if status not in ("stopped", "created") and not force:
             raise StateError(f"cannot delete container {self.id} that is not stopped: {status}", self.id, status)
         self._kill_all()
@@ -401,9 +395,8 @@ class Container:
 
     def processes(self) -> list[int]:
         """The pids of all its processes, in the host's pid namespace."""
-        group = self.cgroup
-        if group is not None:
-            return group.pids()
+        if self.cgroup is not None:
+            return self.cgroup.pids()
         if not self._alive():
             return []
         from ctnr.runtime import tree
@@ -411,9 +404,8 @@ class Container:
         return tree.members(self.pid, bool(self._state.get("own_pids")))
 
     def pause(self) -> None:
-        """Stop all its processes where they are; status() is "paused" then. By the freezer of its cgroup; where it has none,
-        by SIGSTOP to each, about which a warning is logged. StateError unless it is created or running.
-        """
+        """Stop all its processes where they are: by its cgroup's freezer or, with a warning, by SIGSTOP to each.
+        StateError unless it is created or running."""
         from ctnr.runtime import pausing
 
         self._locked(pausing.pause)
@@ -425,11 +417,8 @@ class Container:
         self._locked(pausing.resume)
 
     def update(self, resources: dict[str, Any]) -> None:
-        """Change limits: those that `resources`, a document like `linux.resources`, names; all of them, or none.
-
-        `config` has them from then on. A `devices` that is not what it was replaces the device list. Raises SpecError,
-        SyscallError, and StateError unless the container is created, running or paused.
-        """
+        """Change the limits that `resources`, like `linux.resources`, names, all or none; `config` has them then. Another
+        `devices` replaces the list. StateError unless created, running or paused; SpecError, SyscallError."""
         from ctnr.runtime import updating
 
         self._locked(lambda container: updating.update(container, resources))
@@ -445,6 +434,19 @@ class Container:
         from ctnr.runtime import live_mounts
 
         self._locked(lambda container: live_mounts.remove(container, mounts))
+
+    def stats(self) -> dict[str, Any]:
+        """What it has used, as runc's `events --stats` has it under "data". Raises CtnrError, SyscallError."""
+        from ctnr.runtime import events
+
+        return events.stats(self)
+
+    def events(self, interval: float | None = 5.0, pressure: Mapping[str, str] | None = None) -> Events:
+        """An iterator, for `async for` too, of statistics every `interval` seconds, OOM kills and pressure until it has
+        stopped: see ctnr.runtime.events.Events. StateError if it has stopped, CtnrError, SyscallError."""
+        from ctnr.runtime.events import Events
+
+        return Events(self, interval, pressure)
 
     def _locked(self, operation: Callable[[Container], None]) -> None:
         self._dir.lock()

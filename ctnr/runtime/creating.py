@@ -487,13 +487,3 @@ def plan(
     if ctx.cgroup is not None:
         ctx.cgroup_files = len({path for name, path in ctx.cgroup.paths.items() if name})
     return compiler.compile_create(ctx)
-
-
-def run(id: str, bundle: str, **options: Any) -> int:
-    """create, start, wait and delete in one; the program's exit code. Options as create() has them."""
-    container = create(id, bundle, detach=False, **options)
-    try:
-        container.start()
-        return container.wait()
-    finally:
-        container.delete(force=True)
