@@ -134,8 +134,8 @@ def make_modules(fake: Fake) -> list[types.ModuleType]:
             yield {"type": "stats", "id": self.id, "data": self.stats()}
             yield {"type": "oom", "id": self.id}
 
-        def update(self, resources: dict[str, Any]) -> None:
-            fake.note("update", id=self.id, resources=resources)
+        def update(self, resources: dict[str, Any], l3_cache_schema: str, mem_bw_schema: str) -> None:
+            fake.note("update", id=self.id, resources=resources, rdt=(l3_cache_schema, mem_bw_schema))
 
         def resume(self) -> None:
             fake.note("resume", id=self.id)

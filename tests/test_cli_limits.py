@@ -44,7 +44,7 @@ def test_update(run: Run, fake: Fake, words: str, resources: dict[str, Any]) -> 
     for line in (f"ctnr update {words} c", f"ctnr-oci update c {words}"):
         fake.calls.clear()
         assert run(line) == (0, "", "")
-        assert fake.calls == [("update", {"id": "c", "resources": resources})]
+        assert fake.calls == [("update", {"id": "c", "resources": resources, "rdt": ("", "")})]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_update_from_a_file(run: Run, fake: Fake, tmp_path: Path) -> None:  # no
     fake.add("c")
     (tmp_path / "r.json").write_text('{"pids": {"limit": 3}}')
     assert run("ctnr update -r r.json c") == (0, "", "")
-    assert fake.calls == [("update", {"id": "c", "resources": {"pids": {"limit": 3}}})]
+    assert fake.calls == [("update", {"id": "c", "resources": {"pids": {"limit": 3}}, "rdt": ("", "")})]
     for text, message in (
         ("[]", "r.json: not a JSON object"),
         ("{", "r.json: line 1 column 2"),

@@ -51,10 +51,11 @@ def update(g: Globals, parsed: Parsed) -> int:
     given = [row[0] for row in _FIELDS if row[0] in parsed.options]
     if source is not None and given:
         raise UsageError(f"--{given[0]} and --resources exclude each other: put it into the document")
-    if source is None and not given:
+    shares = [parsed.value(option) or "" for option in ("l3-cache-schema", "mem-bw-schema")]
+    if source is None and not given and not any(shares):
         raise UsageError("nothing to update: give --resources, or a limit")
     resources = _options(parsed) if source is None else _document(source)
-    Container.load(parsed.args[0], g.root).update(resources)
+    Container.load(parsed.args[0], g.root).update(resources, *shares)
     return 0
 
 
@@ -90,6 +91,8 @@ def _number(text: str, option: str, kind: int) -> int:
 
 _OPTIONS: tuple[Option, ...] = (
     (VALUE, "resources", "r", "FILE", "take the limits from FILE (-: standard input), JSON as in linux.resources"),
+    (VALUE, "l3-cache-schema", "", "SCHEMA", "the share of the L3 cache, such as L3:0=f;1=f0 (Intel RDT)"),
+    (VALUE, "mem-bw-schema", "", "SCHEMA", "the share of the memory bandwidth, such as MB:0=50;1=70 (Intel RDT)"),
     *((VALUE, option, "", metavar, text) for option, _, _, _, metavar, text in _FIELDS),
 )
 

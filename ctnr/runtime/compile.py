@@ -35,7 +35,7 @@ _DEFAULT_UMASK = 0o022
 _KEY_USR_SEARCH, _KEY_OTH_SEARCH = 0x00080000, 0x00000008  # linux/key.h
 
 # what the config may ask for and this version cannot do: an error, never ignored
-_LATER_LINUX = ("netDevices", "intelRdt")
+_LATER_LINUX = ("netDevices",)
 
 
 class Context:

@@ -69,11 +69,14 @@ class Container:
 
     def _remove(self) -> None:
         self._removed = True
-        owned = self._state.get("owned")
-        if owned:
+        if owned := self._state.get("owned"):
             from ctnr.runtime.userns import remove_tree
 
             remove_tree(owned)
+        if "rdt" in self._state:
+            from ctnr.runtime import intelrdt
+
+            intelrdt.remove(self._state["rdt"])
         self._dir.remove()
 
     @classmethod
@@ -416,12 +419,12 @@ class Container:
 
         self._locked(pausing.resume)
 
-    def update(self, resources: dict[str, Any]) -> None:
+    def update(self, resources: dict[str, Any], l3_cache_schema: str = "", mem_bw_schema: str = "") -> None:
         """Change the limits that `resources`, like `linux.resources`, names, all or none; `config` has them then. Another
-        `devices` replaces the list. StateError unless created, running or paused; SpecError, SyscallError."""
+        `devices` replaces the list; the schemas are Intel RDT's. StateError if stopped; SpecError, SyscallError."""
         from ctnr.runtime import updating
 
-        self._locked(lambda container: updating.update(container, resources))
+        self._locked(lambda container: updating.update(container, resources, l3_cache_schema, mem_bw_schema))
 
     def add_mounts(self, mounts: list[Any]) -> None:
         """Mount these (config.md#mounts) in it as it is, all or none. Raises SpecError, SyscallError, StateError."""

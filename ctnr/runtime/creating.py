@@ -289,6 +289,10 @@ class _Creation:
         """Up to the point where the init waits for start."""
         ctx, container = self.ctx, self.container
         group = make_cgroup(container, ctx, manager, rootless)
+        if "intelRdt" in ctx.linux:
+            from ctnr.runtime import intelrdt
+
+            intelrdt.begin(container, ctx.linux["intelRdt"])
         fds = launch.Fds()
         try:
             if ctx.listen:
@@ -306,6 +310,8 @@ class _Creation:
             started = self._spawn(fds, stdio, group)
             container._dir.write(state.CONFIG, self.raw)  # while the init is at work
             started.until_ready(self._phase, self._note)
+            if "intelRdt" in ctx.linux:
+                intelrdt.join(container.extra["rdt"], [container.pid])
         finally:
             fds.close()
 

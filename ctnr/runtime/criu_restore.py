@@ -13,7 +13,7 @@ from time import time_ns
 
 from ctnr import _native, files, jsonio, log
 from ctnr.errors import CtnrError, SpecError, StateError, SyscallError
-from ctnr.runtime import creating, criu_check, criu_mounts, criu_rpc, launch, state
+from ctnr.runtime import creating, criu_check, criu_mounts, criu_rpc, intelrdt, launch, state
 from ctnr.runtime import criu_options as common
 from ctnr.runtime import plan as p
 from ctnr.runtime.compile import Context, id_maps
@@ -209,9 +209,13 @@ class _Restoration:
             try:
                 dir.write(state.CONFIG, raw)
                 group = creating.make_cgroup(container, ctx, manager, rootless)
+                if "intelRdt" in ctx.linux:
+                    intelrdt.begin(container, ctx.linux["intelRdt"])
                 criu_mounts.prepare(Context(ctx.config, ctx.id, ctx.bundle), ctx.rootfs)
                 self._mounts()
                 self._criu(stdio, group)
+                if "intelRdt" in ctx.linux:
+                    intelrdt.join(container.extra["rdt"], container.processes())
                 if pid_file:
                     files.write_atomic(pid_file, str(container.pid).encode(), 0o644)
                 dir.end(mark)

@@ -31,7 +31,12 @@ def stats(container: Container) -> dict[str, Any]:
     group = container.cgroup
     if group is None:
         raise CtnrError("the container has no cgroup, and so nothing that counts what it uses")
-    return collect(group.paths)
+    found = collect(group.paths)
+    if "rdt" in container.extra:
+        from ctnr.runtime import intelrdt
+
+        found["intel_rdt"] = intelrdt.stats(container.extra["rdt"])
+    return found
 
 
 class Events:

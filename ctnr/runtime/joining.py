@@ -129,6 +129,10 @@ def exec_process(
 
         try:
             started.until_ready(phase, lambda: None)
+            if "rdt" in container.extra:
+                from ctnr.runtime import intelrdt
+
+                intelrdt.join(container.extra["rdt"], [started.pid])
             if pid_file:
                 files.write_atomic(pid_file, str(started.pid).encode(), 0o644)
             if pidfd_socket:
