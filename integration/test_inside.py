@@ -247,3 +247,22 @@ def test_preserve_fds(runtime: Runtime, user: User, bundle: MakeBundle, work: Pa
     ]
     seen = parse_probe(runtimes.call(argv, user).ok().out)
     assert {"3", "4"} <= set(seen["fds"]) and "5" not in seen["fds"], seen["fds"]
+    # a gap is no error, and nothing of the runtime's comes in its place
+    argv[2] = f'exec 3<{given} 4<&- 5<{given} 6<&-; exec "$@"'
+    argv[-1] = new_id()
+    argv[argv.index("--preserve-fds") + 1] = "9"
+    done = runtimes.call(argv, user).ok()
+    assert "--preserve-fds" in done.err
+    assert set(parse_probe(done.out)["fds"]) == {"0", "2", "3", "5"}
+
+
+def test_the_callers_groups_stay_if_the_annotation_says_so(runtime: Runtime, user: User, bundle: MakeBundle) -> None:
+    if user.rootless:
+        pytest.skip("not applicable: an ordinary user's groups are not his to choose")
+    [setpriv] = machine.need("setpriv")
+    box = bundle("/probe")
+    for given, groups in (({"run.oci.keep_original_groups": "1"}, [7, 8]), ({}, [])):
+        box.config["annotations"] = given
+        box.save()
+        argv = [setpriv, "--groups", "7,8", "--", *runtime.argv("run", "--bundle", str(box.path), new_id())]
+        assert parse_probe(runtimes.call(argv, user).ok().out)["groups"] == groups

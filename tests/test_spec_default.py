@@ -64,6 +64,7 @@ def _features(**changes: Any) -> Any:
         "rdma": False,
         "seccomp": True,
         "seccomp_flags": ["SECCOMP_FILTER_FLAG_LOG"],
+        "seccomp_archs": ["SCMP_ARCH_X86_64"],
         "libseccomp": "2.5.4",
         "apparmor": False,
         "selinux": False,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ctnr.spec.types import Config, Hook, IDMapping, Linux, Mount, Process
 
 _DEFAULT_UMASK = 0o022
+KEEP_GROUPS = "run.oci.keep_original_groups"  # crun's annotation
 _KEY_USR_SEARCH, _KEY_OTH_SEARCH = 0x00080000, 0x00000008  # linux/key.h
 
 # what the config may ask for and this version cannot do: an error, never ignored
@@ -64,7 +65,8 @@ class Context:
         "new_cgroup_namespace",
         "no_new_keyring",
         "no_pivot",
-        "preserve_fds",
+        "nodes",
+        "passed_fds",
         "privileged_parent",
         "root_steps",
         "rootfs",
@@ -92,11 +94,12 @@ class Context:
         self.init = False  # --init: reap
         self.no_pivot = False
         self.no_new_keyring = False
-        self.preserve_fds = 0
+        self.passed_fds: tuple[int, ...] = ()  # what the program gets beside its stdio
         self.hook_outputs: tuple[int, ...] = ()  # which of the stdio of the init's hooks have a file: fds "hooks:N"
         self.setgroups = True
         self.root_steps: list[Step] = []  # mounts that make the root filesystem itself (engine)
         self.trees: dict[str, tuple[str, bool, MountOptions, Mount, str]] = {}
+        self.nodes: dict[str, tuple[int, int, int, int, int, str]] = {}  # mode, major, minor, uid, gid, field
         namespaces = {n["type"]: n.get("path", "") for n in self.linux.get("namespaces") or ()}
         self.user_namespace = "user" in namespaces
         inside = state.in_user_namespace()
@@ -111,11 +114,6 @@ class Context:
         self.mount_namespace = "mount" in namespaces
         self.new_cgroup_namespace = namespaces.get("cgroup", "-") == ""
         self.has_kcore = exists("/proc/kcore")
-
-    @property
-    def passed_fds(self) -> range:
-        """The fds that the program gets beside its stdio (--preserve-fds)."""
-        return range(3, 3 + self.preserve_fds)
 
     def cgroup_layout(self) -> Layout:
         if self.layout is None:
@@ -402,6 +400,9 @@ def _become(plan: Plan, ctx: Context, process: Process, path: str, first: bool) 
         _seccomp(plan, ctx)  # without no_new_privs it takes CAP_SYS_ADMIN
     plan.add(p.BOUNDING, f"{path}.capabilities.bounding", args=(capability_mask(capabilities.get("bounding")),))
     groups = user.get("additionalGids") or []
+    keep = (ctx.config.get("annotations") or {}).get(KEEP_GROUPS, "0") != "0"
+    if keep and groups:
+        raise SpecError(f"{path}.user.additionalGids", f"annotation {KEEP_GROUPS} says that the caller's groups stay")
     if groups and not ctx.setgroups:
         raise SpecError(
             f"{path}.user.additionalGids",
@@ -412,7 +413,7 @@ def _become(plan: Plan, ctx: Context, process: Process, path: str, first: bool) 
         f"{path}.user",
         p.numbers(groups),
         args=(user.get("uid", 0), user.get("gid", 0), len(groups)),
-        flags=p.USER_SETGROUPS if ctx.setgroups else 0,
+        flags=p.USER_SETGROUPS if ctx.setgroups and not keep else 0,
     )
     sets = ("effective", "permitted", "inheritable", "ambient")
     masks = tuple(capability_mask(capabilities.get(name)) for name in sets)  # type: ignore[arg-type]

@@ -171,14 +171,13 @@ def create(
     made = made or Made()
     ctx.rootfs = made.rootfs or resolve_rootfs(config, bundle)
     ctx.no_pivot, ctx.no_new_keyring = no_pivot, no_new_keyring
-    ctx.preserve_fds, ctx.listen, ctx.init = preserve_fds, detach, init
+    ctx.passed_fds, ctx.listen, ctx.init = launch.preserved(preserve_fds), detach, init
     ctx.root_steps = made.root_steps
     ctx.console = "console" if console_socket else ""
     unprivileged = is_rootless()
     ctx.setgroups = _setgroups(config, unprivileged)
     if rootless is None:
         rootless = unprivileged
-    launch.check_preserved(preserve_fds)
     dir, mark = state.new(root, id)
     data = new_state(ctx, dir, (stdin, stdout, stderr))
     data.update(made.state)

@@ -11,7 +11,6 @@ from ctnr.errors import CtnrError
 from ctnr.runtime import seccomp_build
 from ctnr.runtime.criu_program import checkpoint_possible
 from ctnr.spec.features import features as document
-from ctnr.spec.seccomp import RECEIVER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +21,9 @@ def features() -> Features:
     """The document. Seccomp is there if libseccomp is, which is loaded when it is needed."""
     try:
         library, flags = seccomp_build.library_version(), seccomp_build.supported_flags()
+        architectures = seccomp_build.supported_architectures()
     except CtnrError:
-        library, flags = "", []
+        library, flags, architectures = "", [], []
     return document(
         version=__version__,
         cgroup_v1=True,
@@ -33,6 +33,7 @@ def features() -> Features:
         rdma=True,
         seccomp=bool(library),
         seccomp_flags=flags,
+        seccomp_archs=architectures,
         libseccomp=library,
         apparmor=True,
         selinux=True,
@@ -41,5 +42,5 @@ def features() -> Features:
         idmap=True,
         net_devices=False,
         checkpoint=checkpoint_possible(),
-        unsafe_annotations=(RECEIVER, "org.criu.config"),
+        unsafe_annotations=("run.oci.", "org.criu.config"),
     )

@@ -66,7 +66,7 @@ def exec_process(
         raise CtnrError("cannot allocate tty if runc will detach without setting console socket")
     if console_socket and not terminal:
         raise CtnrError("cannot use console socket if runc will not detach or allocate tty")
-    launch.check_preserved(preserve_fds)
+    passed = launch.preserved(preserve_fds)
     config = container.config
     process = {**process}
     for name in _INHERITED:
@@ -79,7 +79,7 @@ def exec_process(
     ctx.listen = False
     ctx.init = init
     ctx.no_new_keyring = container.extra.get("no_new_keyring", False)
-    ctx.preserve_fds = preserve_fds
+    ctx.passed_fds = passed
     ctx.console = "console" if console_socket else ""
     ctx.setgroups = _setgroups(container, ctx)
     group = container.cgroup

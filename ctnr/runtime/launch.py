@@ -10,7 +10,7 @@ import posix
 from errno import EACCES, ECHILD, ENOENT, ENOSPC, ENOSYS, EPERM, ESRCH, errorcode
 from fcntl import F_DUPFD_CLOEXEC, F_GETFD, FD_CLOEXEC, fcntl
 
-from ctnr import _native, files
+from ctnr import _native, files, log
 from ctnr.errors import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, CtnrError, HookError, SyscallError
 from ctnr.runtime import plan as p
 from ctnr.runtime.plan import MESSAGE
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _WEXITED = 4
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_SYMLINK_NOFOLLOW = 1, 0x8000, 0x100
 _MESSAGE_SIZE = 4096
+_MAX_PRESERVED = 4000  # the launcher passes no more than 4096, of ours and theirs
 MISSING = "which this kernel has not got, or a seccomp profile refuses"
 _AFTER_START = (p.HOOK, p.SECCOMP, p.REAPER, p.EXEC)
 
@@ -55,15 +56,29 @@ class Fds:
         self.by_ref.clear()
 
 
+def preserved(count: int) -> tuple[int, ...]:
+    """Those of 3, 4, ... `count` of them, that this process was given: one of its own is no container's.
+
+    A gap is a warning, as crun has it; runc refuses.
+    """
+    found = tuple(fd for fd in range(3, 3 + min(count, _MAX_PRESERVED)) if _is_given(fd))
+    if len(found) < count:
+        log.warning(f"--preserve-fds: of the {count} from 3 on {len(found)} are open and inheritable")
+    return found
+
+
 def check_preserved(count: int) -> None:
-    """Whether 3, 4, ... `count` of them, are fds that this process was given: one of its own is no container's."""
+    """CtnrError unless all of them are."""
     for fd in range(3, 3 + count):
-        try:
-            given = not fcntl(fd, F_GETFD) & FD_CLOEXEC  # every fd that Python or we open is close-on-exec (PEP 446)
-        except OSError:
-            given = False
-        if not given:
+        if not _is_given(fd):
             raise CtnrError(f"--preserve-fds: fd {fd} is not open and inheritable")
+
+
+def _is_given(fd: int) -> bool:
+    try:
+        return not fcntl(fd, F_GETFD) & FD_CLOEXEC  # every fd that Python or we open is close-on-exec (PEP 446)
+    except OSError:
+        return False
 
 
 def open_refs(plan: Plan, ctx: Context, fds: Fds) -> None:
@@ -78,8 +93,13 @@ def open_refs(plan: Plan, ctx: Context, fds: Fds) -> None:
                 fds.add(ref, posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC))
             except OSError as error:
                 raise SyscallError(f"{step.field}: open", error.errno or 0, path) from None
-        elif ref.startswith("tree:"):
-            tree = _tree(ctx, ref, step.flags)
+        elif ref.startswith(("tree:", "node:")):
+            if ref.startswith("tree:"):
+                tree = _tree(ctx, ref, step.flags)
+            else:
+                from ctnr.runtime import nodes
+
+                tree = nodes.make(ctx, ref)
             if tree < 0:
                 step.ref = ""
             else:

@@ -332,8 +332,13 @@ def _device(plan: Plan, ctx: Context, name: str, device: Device, path: str) -> N
     mode = device.get("fileMode")
     mode = 0o666 if mode is None else mode & 0o7777
     if ctx.bind_devices and type != S_IFIFO:
-        source = f"/dev/{files.basename(name)}" if path == "default devices" else name
-        plan.add(p.TREE, path, source, args=(0, type, major, minor), flags=p.TREE_DEVICE)
+        source, ref = name, ""
+        if path == "default devices":
+            source = f"/dev/{files.basename(name)}"
+        elif ctx.privileged_parent:
+            ref = f"node:{name}"
+            ctx.nodes[ref] = (type | mode, major, minor, device.get("uid") or 0, device.get("gid") or 0, path)
+        plan.add(p.TREE, path, source, args=(0, type, major, minor), flags=p.TREE_DEVICE, ref=ref)
         plan.add(p.SETATTR, path, args=(MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC,))
         plan.add(p.ATTACH, path, name)
         return

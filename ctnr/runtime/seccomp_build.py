@@ -101,6 +101,14 @@ def supported_flags() -> list[str]:
     return [name for name, flag in FLAGS.items() if mask & flag]
 
 
+def supported_architectures() -> list[str]:
+    """Those of ARCHITECTURES that a filter can be made for here: this libseccomp knows them, and the byte order is the
+    machine's. Raises CtnrError without libseccomp."""
+    known = _resolve(list(ARCHITECTURES.values()), [])["archs"]
+    little = sys.byteorder == "little"
+    return [n for n, token in ARCHITECTURES.items() if token in known and (token & _LITTLE_ENDIAN != 0) == little]
+
+
 def _resolve(tokens: list[int], names: list[str]) -> dict[str, Any]:
     from ctnr._native import seccomp_resolve
 

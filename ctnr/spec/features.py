@@ -6,7 +6,7 @@ HOT: imported by features. The names are those of the tables; what of it works i
 
 from __future__ import annotations
 
-from ctnr.spec.seccomp import ACTIONS, ARCHITECTURES, FLAGS, OPERATORS
+from ctnr.spec.seccomp import ACTIONS, FLAGS, OPERATORS
 from ctnr.spec.tables import (
     CAPABILITIES,
     HOOKS,
@@ -38,6 +38,7 @@ def features(
     rdma: bool,
     seccomp: bool,
     seccomp_flags: Iterable[str] = (),
+    seccomp_archs: Iterable[str] = (),
     libseccomp: str = "",
     apparmor: bool,
     selinux: bool,
@@ -50,6 +51,7 @@ def features(
 ) -> Features:
     """What this runtime can do, the host aside, as runc's features document says it.
 
+    seccomp_archs: those of `ctnr.spec.seccomp.ARCHITECTURES` that libseccomp knows.
     seccomp_flags: those of `ctnr.spec.seccomp.FLAGS` that the kernel and libseccomp (of version `libseccomp`) know.
     unsafe_annotations: annotations that change what the runtime does; one that ends in "." is a prefix.
     """
@@ -95,7 +97,7 @@ def features(
             "enabled": True,
             "actions": sorted(ACTIONS),
             "operators": sorted(OPERATORS),
-            "archs": sorted(ARCHITECTURES),
+            "archs": sorted(seccomp_archs),
             "knownFlags": list(FLAGS),
             "supportedFlags": [flag for flag in FLAGS if flag in supported],
         }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import platform
 from collections.abc import Mapping
 
 from .bundles import Bundle
@@ -141,5 +142,25 @@ def the_device_cgroup_lets_default_devices_through_only() -> Row:
         expect(probe["asked"]["mknod:/dev/mine:c:1:3"], 0)
         expect(probe["asked"]["mknod:/dev/mem:c:1:1"], errno.EPERM)
         expect(probe["asked"]["mknod:/dev/disk:b:7:0"], errno.EPERM)
+
+    return change, check
+
+
+@case("stat:/dev/mine", "open:/dev/mine", kinds=(ROOT,), peers={"crun": (1, 20)})
+def devices_in_a_user_namespace() -> Row:
+    def change(bundle: Bundle) -> None:
+        bundle.namespace("user")
+        ids = [{"containerID": 0, "hostID": 0, "size": 100000}]
+        bundle.linux["uidMappings"] = bundle.linux["gidMappings"] = ids
+        bundle.linux["devices"] = [
+            {"path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "fileMode": 0o646, "uid": 7, "gid": 8}
+        ]
+
+    def check(probe: Json, bundle: Bundle, user: User) -> None:
+        mine = probe["asked"]["stat:/dev/mine"]
+        expect((mine["type"], mine["rdev"]), ("char", "1:3"))
+        if tuple(map(int, platform.release().split(".")[:2])) >= (6, 15):
+            expect((mine["mode"], mine["uid"], mine["gid"]), (0o646, 7, 8))
+        assert {"nosuid", "noexec"} <= mount_at(probe, "/dev/mine").options
 
     return change, check
