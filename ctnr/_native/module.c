@@ -419,9 +419,13 @@ static PyMethodDef methods[] = {
     FN("socketpair", ctnr_socketpair, "socketpair() -> (fd, fd) of SOCK_SEQPACKET"),
     FN("unix_listen", ctnr_unix_listen, "unix_listen(dirfd, name) -> fd of SOCK_SEQPACKET"),
     FN("unix_connect", ctnr_unix_connect, "unix_connect(dirfd or -1, name, type=SOCK_SEQPACKET) -> fd"),
+    FN("connect", ctnr_connect, "connect(fd, address)"),
     FN("sendmsg", ctnr_sendmsg, "sendmsg(fd, data, fds=()) -> int"),
     FN("recvmsg", ctnr_recvmsg, "recvmsg(fd, size, maxfds=0) -> (data, [fd])"),
     FN("seccomp_resolve", ctnr_seccomp_resolve, "seccomp_resolve(tokens, names) -> dict: see seccomp.c"),
+    FN("process_vm_readv", ctnr_process_vm_readv, "process_vm_readv(pid, address, size) -> bytes, fewer at a hole"),
+    FN("pidfd_getfd", ctnr_pidfd_getfd, "pidfd_getfd(pidfd, fd) -> fd"),
+    FN("landlock_abi", ctnr_landlock_abi, "landlock_abi() -> landlock_create_ruleset(2)'s version, 0 for none"),
     {NULL, NULL, 0, NULL},
 };
 

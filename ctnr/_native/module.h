@@ -33,8 +33,14 @@ PyObject *ctnr_n_waitid(PyObject *self, PyObject *args);
 PyObject *ctnr_socketpair(PyObject *self, PyObject *args);
 PyObject *ctnr_unix_listen(PyObject *self, PyObject *args);
 PyObject *ctnr_unix_connect(PyObject *self, PyObject *args);
+PyObject *ctnr_connect(PyObject *self, PyObject *args);
 PyObject *ctnr_sendmsg(PyObject *self, PyObject *args);
 PyObject *ctnr_recvmsg(PyObject *self, PyObject *args);
+
+/* task.c */
+PyObject *ctnr_process_vm_readv(PyObject *self, PyObject *args);
+PyObject *ctnr_pidfd_getfd(PyObject *self, PyObject *args);
+PyObject *ctnr_landlock_abi(PyObject *self, PyObject *args);
 
 PyObject *ctnr_os_error(void);                  /* OSError from errno */
 PyObject *ctnr_os_error_path(const char *path); /* ... with a file name */

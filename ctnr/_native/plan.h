@@ -120,7 +120,7 @@ enum plan_op {
 #define CWD_TRY 1
 #define CONSOLE_BIND 1   /* bind the slave over /dev/console */
 #define USER_SETGROUPS 1 /* setgroups is possible here */
-#define SECCOMP_KEEP 1   /* the connection is closed by the exec only: what came before was the init's own */
+#define SECCOMP_PIPE 1   /* with it goes the end of a pipe that the exec closes: what came before was the init's own */
 #define EXEC_HOME 1      /* set HOME from /etc/passwd if env has none */
 
 /* SYNC phases */

@@ -79,6 +79,20 @@ PyObject *ctnr_unix_connect(PyObject *self, PyObject *args)
     return PyLong_FromLong(fd);
 }
 
+/* connect(2) with an address as it is in memory; interrupted, it is an error: who waits blocks the signals. */
+PyObject *ctnr_connect(PyObject *self, PyObject *args)
+{
+    int fd, r;
+    const char *address;
+    Py_ssize_t len;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iy#:connect", &fd, &address, &len))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS r = connect(fd, (const struct sockaddr *)address, (socklen_t)len);
+    Py_END_ALLOW_THREADS if (r < 0) return ctnr_os_error();
+    Py_RETURN_NONE;
+}
+
 PyObject *ctnr_sendmsg(PyObject *self, PyObject *args)
 {
     int fd;

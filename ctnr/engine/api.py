@@ -17,9 +17,11 @@ from ctnr.runtime.process import poll_exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import IO, Any
 
     from ctnr.runtime.container import Container
+    from ctnr.runtime.supervisor import Callback
 
     Stdio = int | IO[Any] | None
 
@@ -60,6 +62,7 @@ def run(
     timeout: float | None = None,
     root: str | None = None,
     store: str | None = None,
+    on_syscall: Mapping[str, Callback] | None = None,
     **options: Any,
 ) -> Result:
     """Run a command in a new container and wait for its end.
@@ -67,12 +70,15 @@ def run(
     source: `host:`, a directory, or a root filesystem archive. command: the program and its arguments (default: a shell).
     stdin: bytes, a file, an fd, or None for nothing. stdout, stderr: a file, an fd, None for this process's own, or PIPE
     to have it in the result. timeout: seconds, after which the container is killed and TimeoutError raised.
+    on_syscall: name of a system call -> function that answers it; a coroutine function runs in a loop of its own.
     options: those of ctnr.Options, which are `ctnr run`'s.
 
     Returns a Result. Raises CtnrError if the container cannot be started; `exit_code` of that is docker's 125, 126, 127.
     Safe from any thread; the program is the container's, not a fork of this process.
     """
     wanted = Options(command, **options)
+    if on_syscall:
+        _check_loop(on_syscall)
     if wanted.tty:
         raise CtnrError("run() has no terminal to give: use create() and the container's console_fd")
     streams = None
@@ -80,7 +86,14 @@ def run(
         with Deferred():
             streams = _Streams(stdin, stdout, stderr)
         container = create(
-            source, wanted, root=root, store=store, stdin=streams.fds[0], stdout=streams.fds[1], stderr=streams.fds[2]
+            source,
+            wanted,
+            root=root,
+            store=store,
+            stdin=streams.fds[0],
+            stdout=streams.fds[1],
+            stderr=streams.fds[2],
+            on_syscall=on_syscall,
         )
         try:
             container.start()
@@ -98,6 +111,18 @@ def run(
     finally:
         if streams is not None:
             streams.close()
+
+
+def _check_loop(callbacks: Mapping[str, Callback]) -> None:
+    """run() waits in this thread: coroutines of its loop would never get their turn."""
+    from inspect import iscoroutinefunction
+
+    from ctnr.runtime.supervisor import running_loop
+
+    if running_loop() is not None and any(iscoroutinefunction(callback) for callback in callbacks.values()):
+        raise CtnrError(
+            "run() would block the loop that on_syscall's coroutines run in: use asyncio.to_thread(ctnr.run, ...)"
+        )
 
 
 def _is_open(fd: int) -> bool:

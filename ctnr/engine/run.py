@@ -18,8 +18,11 @@ from ctnr.runtime.creating import Made
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ctnr.engine.sources import Source
     from ctnr.runtime.plan import Plan, Step
+    from ctnr.runtime.supervisor import Callback
     from ctnr.spec.types import Config
 
 
@@ -79,11 +82,12 @@ def create(
     detach: bool = False,
     cgroup_manager: str | None = None,
     rootless: bool | None = None,
+    on_syscall: Mapping[str, Callback] | None = None,
 ) -> Container:
     """A created container from a SOURCE: host:, a directory or an archive. Raises CtnrError; nothing is left behind then.
 
     stdin, stdout, stderr are fds. Unless `detach`, it belongs to this process: only this one can start it.
-    cgroup_manager, rootless: as ctnr.Container.create() has them.
+    cgroup_manager, rootless, on_syscall: as ctnr.Container.create() has them.
     """
     options = options or Options()
     root = root or state.default_root()
@@ -114,6 +118,7 @@ def create(
                 rootless=rootless,
                 init=options.init,
                 made=made,
+                on_syscall=on_syscall,
             )
             _own(made)
         return container

@@ -60,7 +60,7 @@ class Context:
         "linux",
         "listen",
         "listener",
-        "listener_keep",
+        "listener_is_ours",
         "mount_namespace",
         "new_cgroup_namespace",
         "no_new_keyring",
@@ -90,7 +90,7 @@ class Context:
         self.listen = True  # `start` comes over a socket, not from the parent
         # the socket on which somebody listens for seccomp notifications, and whether it is of a supervisor of ours
         self.listener = _listener(config)
-        self.listener_keep = False
+        self.listener_is_ours = False
         self.init = False  # --init: reap
         self.no_pivot = False
         self.no_new_keyring = False
@@ -447,7 +447,7 @@ def _seccomp(plan: Plan, ctx: Context) -> None:
         flags, ref = 0, ""
         if ctx.listener:
             plan.add(p.SYNC, "linux.seccomp.listenerPath", args=(p.PHASE_LISTENER,))
-            flags, ref = p.SECCOMP_KEEP if ctx.listener_keep else 0, "listener"
+            flags, ref = p.SECCOMP_PIPE if ctx.listener_is_ours else 0, "listener"
         if filter.program:
             plan.add(p.SECCOMP, "linux.seccomp", filter.program, args=(filter.flags,), flags=flags, ref=ref)
 

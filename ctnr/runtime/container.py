@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ctnr.runtime.cgroups import Cgroup
     from ctnr.runtime.events import Events
     from ctnr.runtime.launch import Launch
+    from ctnr.runtime.supervisor import Callback, Supervisor
     from ctnr.spec.types import Config
     from ctnr.spec.types import Process as ProcessSpec
 
@@ -37,7 +38,8 @@ class Container:
     console socket; `bundle`: the absolute path of its bundle.
     """
 
-    __slots__ = ("_cgroup", "_config", "_dir", "_launch", "_owner", "_process", "_removed", "_state", "id", "root")
+    __slots__ = ("_cgroup", "_config", "_dir", "_launch", "_owner", "_process", "_removed", "_state", "_supervisor",
+                 "id", "root")  # fmt: skip
 
     def __init__(self, id: str, root: str, dir: state.StateDir, data: dict[str, Any]) -> None:
         self.id = id
@@ -50,6 +52,7 @@ class Container:
         self._process: Process | None = None
         self._owner = -1
         self._removed = False
+        self._supervisor: Supervisor | None = None
 
     # --- making and finding
 
@@ -67,8 +70,17 @@ class Container:
 
         return restore(id, bundle, image_path, **options)
 
+    def on_syscall(self, name: str, callback: Callback) -> None:
+        """Another function for a system call of create()'s on_syscall. CtnrError if it was not among them."""
+        if self._supervisor is None:
+            raise CtnrError("on_syscall: name the system calls to create(): the filter is part of the container")
+        self._supervisor.set(name, callback)
+
     def _remove(self) -> None:
         self._removed = True
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            self._supervisor = None
         if owned := self._state.get("owned"):
             from ctnr.runtime.userns import remove_tree
 
@@ -465,33 +477,14 @@ class Container:
         stdin: int = 0,
         stdout: int = 1,
         stderr: int = 2,
-        console_socket: str | None = None,
-        pid_file: str | None = None,
-        pidfd_socket: str | None = None,
-        preserve_fds: int = 0,
-        cgroup: str | Mapping[str, str] = "",
-        ignore_paused: bool = False,
-        detach: bool = False,
-        init: bool = False,
+        **options: Any,
     ) -> Process:
-        """Run one more process in the container, a whole runtime-spec process; it runs when this returns. `cgroup` is below
-        the container's: a path, or one for each controller. StateError unless the container runs, SpecError, CtnrError with
-        exit_code 126 or 127 if the program cannot be executed."""
+        """Run one more process in the container, a whole runtime-spec process; it runs when this returns. The other options
+        are those of ctnr.runtime.joining.exec_process(). StateError unless the container runs, SpecError, CtnrError
+        with exit_code 126 or 127 if the program cannot be executed."""
         from ctnr.runtime.joining import exec_process
 
-        return exec_process(
-            self,
-            process,  # type: ignore[arg-type]  # checked there
-            (stdin, stdout, stderr),
-            console_socket=console_socket,
-            pid_file=pid_file,
-            pidfd_socket=pidfd_socket,
-            preserve_fds=preserve_fds,
-            sub_cgroup=cgroup,
-            ignore_paused=ignore_paused,
-            detach=detach,
-            init=init,
-        )
+        return exec_process(self, process, (stdin, stdout, stderr), **options)  # type: ignore[arg-type]
 
     def checkpoint(self, image_path: str, **options: Any) -> None:
         """As ctnr.runtime.criu_dump.checkpoint(), which has the options."""

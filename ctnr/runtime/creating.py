@@ -24,10 +24,12 @@ from ctnr.spec.tables import OCI_VERSION, RLIMITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from ctnr.runtime.cgroups import Cgroup
     from ctnr.runtime.plan import Plan, Step
+    from ctnr.runtime.supervisor import Callback
     from ctnr.spec.types import Config
     from ctnr.spec.types import Process as ProcessSpec
 
@@ -136,6 +138,7 @@ def create(
     detach: bool = True,
     init: bool = False,
     made: Made | None = None,
+    on_syscall: Mapping[str, Callback] | None = None,
 ) -> Container:
     """Create a container: everything but the program runs when this returns (runtime.md#create).
 
@@ -143,7 +146,7 @@ def create(
     `stderr`: fds. `listen_fds` sockets from fd 3 on, by the names `listen_names`, are passed as sd_listen_fds(3) has it;
     `preserve_fds` more come after them. `pidfd_socket` gets the pidfd of the first process. `detach`: the container
     outlives this process and any process may start it; otherwise only this one can, and it ends with this process unless
-    it was started. `init`: a reaper as pid 1. `made`: what the engine adds.
+    it was started. `init`: a reaper as pid 1. `made`: what the engine adds. `on_syscall`: docs/library.md.
 
     Raises SpecError, StateError, SyscallError, CtnrError; nothing is left behind then.
     """
@@ -152,9 +155,14 @@ def create(
     if config is None:
         raw = read_config(bundle, config_path)
         config = parse(raw)
+    root = root or state.default_root()
+    supervisor = None
+    if on_syscall:
+        from ctnr.runtime.supervisor import supervise
+
+        supervisor, config, raw = *supervise(on_syscall, config, root, id), None
     if check_config(config) or raw is None:
         raw = jsonio.dumps(config).encode("utf-8", "surrogateescape")
-    root = root or state.default_root()
     process = config.get("process") or {}
     terminal = process.get("terminal", False)
     if terminal and detach and not console_socket:
@@ -192,6 +200,9 @@ def create(
             for name, content in made.files.items():
                 dir.write(name, content, 0o644)
                 posix.chmod(name, 0o644, dir_fd=dir.fd)  # whatever the umask: the container's users read them
+            if supervisor is not None:
+                container._supervisor = supervisor
+                supervisor.listen(dir.fd)
             _Creation(container, ctx, raw).run((stdin, stdout, stderr), console_socket, cgroup_manager, rootless)
             if pid_file:
                 files.write_atomic(pid_file, str(container.pid).encode(), 0o644)
@@ -301,7 +312,7 @@ class _Creation:
             if ctx.listener:
                 from ctnr.runtime import listener
 
-                fds.add("listener", listener.connect(ctx.listener))
+                listener.connect(ctx, container._dir.fd, fds)
             if ctx.config.get("hooks"):
                 from ctnr.runtime.hooks import init_outputs
 
@@ -375,7 +386,7 @@ class _Creation:
         elif phase == p.PHASE_LISTENER:
             from ctnr.runtime import listener
 
-            return listener.document(self.container._document("creating"), linux["seccomp"], pid)
+            return listener.document(self.ctx, self.container._document("creating"), pid)
         elif phase == p.PHASE_HOOKS:
             document = self.container._document("creating")
             hooks = config.get("hooks") or {}

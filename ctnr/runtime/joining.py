@@ -41,16 +41,16 @@ def exec_process(
     process: ProcessSpec,
     stdio: tuple[int, int, int],
     *,
-    console_socket: str | None,
-    pid_file: str | None,
-    preserve_fds: int,
-    pidfd_socket: str | None,
-    sub_cgroup: str | Mapping[str, str],
-    ignore_paused: bool,
-    detach: bool,
-    init: bool,
+    console_socket: str | None = None,
+    pid_file: str | None = None,
+    preserve_fds: int = 0,
+    pidfd_socket: str | None = None,
+    cgroup: str | Mapping[str, str] = "",
+    ignore_paused: bool = False,
+    detach: bool = False,
+    init: bool = False,
 ) -> Process:
-    """See Container.exec()."""
+    """See Container.exec(). `cgroup` is below the container's: a path, or one for each controller."""
     for warning in check_process(process):
         log.warning(warning)
     compiler.check_supported({"process": process})
@@ -93,14 +93,14 @@ def exec_process(
         if ctx.listener:
             from ctnr.runtime import listener
 
-            fds.add("listener", listener.connect(ctx.listener))
+            listener.connect(ctx, container._dir.fd, fds)
         # born in the cgroup, unless there is something to be done before the process joins it
         early = (process.get("execCPUAffinity") or {}).get("initial")
-        if group is not None and not early and (fd := group.fd_v2(sub_cgroup)) is not None:
+        if group is not None and not early and (fd := group.fd_v2(cgroup)) is not None:
             into = fd
         while started is None:
             if group is not None:
-                for i, fd in enumerate(group.join_fds(sub_cgroup, unified=into < 0)):
+                for i, fd in enumerate(group.join_fds(cgroup, unified=into < 0)):
                     fds.add(f"cgroup:{i}", fd)
                     ctx.cgroup_files = i + 1
             plan = compiler.compile_exec(ctx, process, compiler.joined_namespaces(config))
@@ -113,7 +113,7 @@ def exec_process(
                 into = -1
                 if error.errno == EBUSY and group is not None:
                     # the container has moved its processes further down: follow its first one
-                    into = group.fd_v2(sub_cgroup, container.pid) or -1
+                    into = group.fd_v2(cgroup, container.pid) or -1
                 for ref in [r for r in fds.by_ref if r.startswith("cgroup:")]:
                     posix.close(fds.by_ref.pop(ref))
         launched = started
@@ -124,7 +124,7 @@ def exec_process(
             elif number == p.PHASE_LISTENER:
                 from ctnr.runtime import listener
 
-                return listener.document(container._document(status), ctx.linux["seccomp"], launched.pid)
+                return listener.document(ctx, container._document(status), launched.pid)
             return b""
 
         try:

@@ -35,9 +35,8 @@ def compiled(name: str) -> Path:
         if not binary.exists():
             [cc] = machine.need(os.environ.get("CC", "gcc"))
             new = binary.with_suffix(".new")
-            subprocess.run(
-                [cc, "-std=c11", "-O1", "-static", "-Wall", "-Wextra", "-Werror", "-s", "-o", new, source], check=True
-            )
+            flags = ["-std=gnu11", "-O1", "-static", "-pthread", "-Wall", "-Wextra", "-Werror", "-s"]
+            subprocess.run([cc, *flags, "-o", new, source], check=True)
             new.chmod(0o755)
             new.rename(binary)
     return binary

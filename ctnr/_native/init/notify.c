@@ -17,7 +17,8 @@ struct handover {
     int32_t fd;   /* the filtered thread's answer: the fd, or -errno */
     int32_t sent; /* the other one's: 0, or -errno */
     int sock;
-    int keep;
+    int pipe
+        [2]; /* of which nobody but us has the end for writing, until the exec closes it; -1 if that is not asked for */
     const void *data;
     size_t len;
 };
@@ -26,6 +27,10 @@ static int send_fd(const struct handover *h)
 {
     struct sys_iovec iov = {h->data, h->len};
     struct sys_cmsg c = {.len = offsetof(struct sys_cmsg, pad), .level = 1, .type = 1, .fd = h->fd}; /* SCM_RIGHTS */
+    if (h->pipe[0] >= 0) {
+        c.pad = h->pipe[0];
+        c.len = sizeof c;
+    }
     struct sys_msghdr m = {.iov = &iov, .iovlen = 1, .control = &c, .controllen = sizeof c};
     long r;
     do
@@ -47,8 +52,8 @@ static void __attribute__((noreturn)) deliver(struct handover *h)
         sent = send_fd(h);
         sys_close(fd);
     }
-    if (!h->keep)
-        sys_close(h->sock);
+    sys_close(h->sock);
+    sys_close(h->pipe[0]);
     __atomic_store_n(&h->sent, sent, __ATOMIC_RELEASE);
     for (;;)
         SYS(exit, 0); /* of this thread */
@@ -99,16 +104,19 @@ int seccomp_listen(struct init *in, const struct plan_step *s, struct sock_fprog
     static struct handover h;
     h.fd = h.sent = WAITING;
     h.sock = s->fd;
-    h.keep = s->flags & SECCOMP_KEEP;
+    h.pipe[0] = h.pipe[1] = -1;
     h.data = in->state;
     h.len = in->state_len;
     if (!h.data || !h.len)
         return -EPROTO;
+    long r = s->flags & SECCOMP_PIPE ? SYS(pipe2, h.pipe, O_CLOEXEC) : 0;
+    if (r < 0)
+        return (int)r;
     long policy = SYS(sched_getscheduler, 0);
     long stack = SYS(mmap, 0, STACK_SIZE, 3 /* rw */, 0x22 /* private anonymous */, -1, 0);
     if (stack < 0 && stack > -4096)
         return (int)stack;
-    long r = start_thread(&h, (uintptr_t)stack + STACK_SIZE);
+    r = start_thread(&h, (uintptr_t)stack + STACK_SIZE);
     if (r < 0)
         return fail_at(in, (int)r, "clone");
     r = SYS(seccomp, SECCOMP_SET_MODE_FILTER, s->arg[0] | SECCOMP_FILTER_FLAG_NEW_LISTENER, prog);
