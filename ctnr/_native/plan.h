@@ -43,9 +43,9 @@ enum plan_op {
     OP_UNSHARE,   /* arg0: CLONE_NEW* */
     OP_TIMENS,    /* str0: text for timens_offsets ("" for none); unshares the time namespace of the children */
     OP_CLONE,     /* arg0: CLONE_NEW*; this process ends, its child (a sibling of it) goes on with the next step */
-    OP_SYNC,      /* arg0: phase; wait until the parent has done its part */
-    OP_SETID0,    /* become 0:0 of the user namespace */
-    OP_LOOPBACK,  /* bring lo up in a new network namespace */
+    OP_SYNC, /* arg0: phase; flags SYNC_NETLINK: with a netlink socket of this namespace; wait until the parent has done its part */
+    OP_SETID0,   /* become 0:0 of the user namespace */
+    OP_LOOPBACK, /* bring lo up in a new network namespace */
     OP_SETSID,
     OP_PROPAGATION, /* str0: host path; arg0: MS_* */
     OP_HOST_MOUNT,  /* str0: source; str1: type; str2: host path; str3: data; arg0: MS_* */
@@ -123,10 +123,13 @@ enum plan_op {
 #define SECCOMP_PIPE 1   /* with it goes the end of a pipe that the exec closes: what came before was the init's own */
 #define EXEC_HOME 1      /* set HOME from /etc/passwd if env has none */
 
+#define SYNC_NETLINK 1
+
 /* SYNC phases */
 #define PHASE_MAPS 1     /* uid and gid maps are written */
 #define PHASE_HOOKS 2    /* prestart and createRuntime hooks have run */
 #define PHASE_LIMITS 3   /* the parent has set rlimits that only it may set */
+#define PHASE_DEVICES 5  /* the network devices of the config are in this namespace */
 #define PHASE_LISTENER 4 /* the document for the listener of seccomp notifications is in the GO */
 
 /* Messages on the sync socket (SOCK_SEQPACKET). data follows the struct. */

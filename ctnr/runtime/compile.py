@@ -27,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ctnr.runtime.cgroups import Cgroup
     from ctnr.runtime.cgroups.layout import Layout
+    from ctnr.runtime.netdev import Moved
     from ctnr.runtime.plan import Step
     from ctnr.spec.mounts import MountOptions
     from ctnr.spec.types import Config, Hook, IDMapping, Linux, Mount, Process
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 _DEFAULT_UMASK = 0o022
 KEEP_GROUPS = "run.oci.keep_original_groups"  # crun's annotation
 _KEY_USR_SEARCH, _KEY_OTH_SEARCH = 0x00080000, 0x00000008  # linux/key.h
-
-# what the config may ask for and this version cannot do: an error, never ignored
-_LATER_LINUX = ("netDevices",)
 
 
 class Context:
@@ -62,6 +60,7 @@ class Context:
         "listener",
         "listener_is_ours",
         "mount_namespace",
+        "moved",
         "new_cgroup_namespace",
         "no_new_keyring",
         "no_pivot",
@@ -87,6 +86,7 @@ class Context:
         self.cgroup_ready = False
         self.layout: Layout | None = None
         self.console = ""  # ref of the console socket; "" sends the master to the parent
+        self.moved: Moved | None = None  # network devices
         self.listen = True  # `start` comes over a socket, not from the parent
         # the socket on which somebody listens for seccomp notifications, and whether it is of a supervisor of ours
         self.listener = _listener(config)
@@ -159,9 +159,6 @@ def check_supported(config: Config) -> None:
     if "run.oci.seccomp.plugins" in (config.get("annotations") or ()):
         why = "crun's plugins are not supported: use linux.seccomp.listenerPath, or on_syscall of the library"
         raise SpecError('annotations["run.oci.seccomp.plugins"]', why)
-    for name in _LATER_LINUX:
-        if linux.get(name):
-            raise SpecError(f"linux.{name}", "is not supported by this version of ctnr")
     if _labelled(process) or linux.get("mountLabel"):
         from ctnr.runtime import lsm
 
@@ -182,6 +179,8 @@ def compile_create(ctx: Context) -> Plan:
     plan.add(p.AFFINITY, "")
     if any(n["type"] == "network" and not n.get("path") for n in ctx.linux.get("namespaces") or ()):
         plan.add(p.LOOPBACK, "linux.namespaces")
+    if ctx.linux.get("netDevices"):
+        plan.add(p.SYNC, "linux.netDevices", args=(p.PHASE_DEVICES,), flags=p.SYNC_NETLINK)
     plan.add(p.SETSID, "")
     rootfs.begin(plan, ctx)
     if ctx.mount_namespace:

@@ -218,8 +218,14 @@ def create(
             assert container._launch is not None
             container._launch.go()
             container._launch.release()
+        if ctx.moved is not None:
+            ctx.moved.close()
     except BaseException:
-        _undo(container)
+        try:
+            if ctx.moved is not None:
+                ctx.moved.undo()
+        finally:
+            _undo(container)
         raise
     return container
 
@@ -383,6 +389,10 @@ class _Creation:
             idmap.write_maps(pid, uids, gids)
         elif phase == p.PHASE_LIMITS:
             limits(pid, config.get("process") or {}, self.ctx.init)
+        elif phase == p.PHASE_DEVICES:
+            from ctnr.runtime import netdev
+
+            self.ctx.moved = netdev.move(linux["netDevices"], started.passed.pop(), pid)
         elif phase == p.PHASE_LISTENER:
             from ctnr.runtime import listener
 
@@ -428,17 +438,7 @@ def _setgroups(config: Config, rootless: bool) -> bool:
         return True
     from ctnr.runtime import idmap
 
-    uids, gids = compiler.id_maps(linux)
-    for namespace in own:
-        path = namespace.get("path", "")
-        if not path:
-            return idmap.setgroups_allowed(uids, gids)
-        owner = path.rpartition("/ns/")[0]
-        try:  # /proc/PID/ns/user: its process tells
-            return files.read_file(f"{owner}/setgroups").strip() == b"allow"
-        except OSError:
-            break
-    return idmap.may_setgroups()
+    return idmap.setgroups_in(linux, own)
 
 
 def connect(path: str) -> int:

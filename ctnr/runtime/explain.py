@@ -72,6 +72,7 @@ PHASES = {
     p.PHASE_MAPS: "to write the id maps",
     p.PHASE_HOOKS: "to run the prestart and createRuntime hooks",
     p.PHASE_LIMITS: "to set the resource limits that only it may set",
+    p.PHASE_DEVICES: "to move the network devices here",
     p.PHASE_LISTENER: "to say what the listener of seccomp notifications is told",
 }
 

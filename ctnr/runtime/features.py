@@ -40,7 +40,7 @@ def features() -> Features:
         intel_rdt=True,
         memory_policy=True,
         idmap=True,
-        net_devices=False,
+        net_devices=True,
         checkpoint=checkpoint_possible(),
         unsafe_annotations=("run.oci.", "org.criu.config"),
     )

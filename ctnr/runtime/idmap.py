@@ -15,7 +15,7 @@ from ctnr.runtime import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ctnr.spec.types import IDMapping
+    from ctnr.spec.types import IDMapping, Linux, Namespace
 
 _HELPER_DIRS = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin")
 
@@ -82,6 +82,20 @@ def may_setgroups() -> bool:
     if posix.geteuid() != 0:
         return False
     return not state.in_user_namespace() or files.read_file("/proc/self/setgroups").strip() == b"allow"
+
+
+def setgroups_in(linux: Linux, namespaces: list[Namespace]) -> bool:
+    """Whether setgroups(2) will work in the user namespace of the config, or here where `namespaces` has none."""
+    for namespace in namespaces:
+        path = namespace.get("path", "")
+        if not path:
+            return setgroups_allowed(list(linux.get("uidMappings") or ()), list(linux.get("gidMappings") or ()))
+        owner = path.rpartition("/ns/")[0]
+        try:  # /proc/PID/ns/user: its process tells
+            return files.read_file(f"{owner}/setgroups").strip() == b"allow"
+        except OSError:
+            break
+    return may_setgroups()
 
 
 def write_maps(pid: int, uids: list[IDMapping], gids: list[IDMapping], where: str = "linux") -> None:

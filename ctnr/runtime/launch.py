@@ -150,7 +150,7 @@ def is_refused(error: OSError, call: Callable[..., object], *senseless: int | st
 class Launch:
     """A started init: `pid`, `pidfd`, the sync socket, the terminal's master if one came."""
 
-    __slots__ = ("console_fd", "pid", "pidfd", "plan", "sync_fd")
+    __slots__ = ("console_fd", "passed", "pid", "pidfd", "plan", "sync_fd")
 
     def __init__(self, plan: Plan, sync_fd: int) -> None:
         self.plan = plan
@@ -158,6 +158,7 @@ class Launch:
         self.pidfd = -1
         self.sync_fd = sync_fd
         self.console_fd: int | None = None
+        self.passed: list[int] = []  # with the last MSG_SYNC
 
     def __del__(self) -> None:
         """Forgotten before it was started, on the way of an exception: nobody can start it any more."""
@@ -184,6 +185,7 @@ class Launch:
             if type == p.MSG_READY:
                 return
             if type == p.MSG_SYNC:
+                self.passed = fds
                 self.go(phase(err))
             elif type == p.MSG_PID:
                 clone = -1

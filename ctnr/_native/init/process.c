@@ -87,7 +87,14 @@ int do_cgroup(struct init *in, const struct plan_step *s)
 
 int do_sync(struct init *in, const struct plan_step *s)
 {
-    int r = msg_send(in, MSG_SYNC, (int)s->arg[0], NULL, 0, -1);
+    int fd = -1;
+    if (s->flags & SYNC_NETLINK) {
+        fd = (int)SYS(socket, 16 /* AF_NETLINK */, 3 /* SOCK_RAW */ | O_CLOEXEC, 0 /* NETLINK_ROUTE */);
+        if (fd < 0)
+            return fd;
+    }
+    int r = msg_send(in, MSG_SYNC, (int)s->arg[0], NULL, 0, fd);
+    sys_close(fd);
     return r < 0 ? r : msg_wait_go(in);
 }
 
