@@ -20,7 +20,7 @@ from ctnr.runtime.compile import Context
 from ctnr.runtime.container import Container
 from ctnr.runtime.process import Process
 from ctnr.spec.runtime import parse, validate
-from ctnr.spec.tables import OCI_VERSION, RLIMITS
+from ctnr.spec.tables import OCI_VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ctnr.runtime.plan import Plan, Step
     from ctnr.runtime.supervisor import Callback
     from ctnr.spec.types import Config
-    from ctnr.spec.types import Process as ProcessSpec
 
 _SOCK_STREAM = 1
 PIDFD_RECEIVER = "run.oci.pidfd_receiver"
@@ -383,12 +382,16 @@ class _Creation:
             uids, gids = compiler.id_maps(linux)
             score = (config.get("process") or {}).get("oomScoreAdj")
             if score is not None:
-                _write_oom_score(pid, score)
+                from ctnr.runtime import limits
+
+                limits.write_oom_score(pid, score)
             from ctnr.runtime import idmap
 
             idmap.write_maps(pid, uids, gids)
         elif phase == p.PHASE_LIMITS:
-            limits(pid, config.get("process") or {}, self.ctx.init)
+            from ctnr.runtime import limits
+
+            limits.set(pid, config.get("process") or {}, self.ctx.init)
         elif phase == p.PHASE_DEVICES:
             from ctnr.runtime import netdev
 
@@ -451,27 +454,6 @@ def connect(path: str) -> int:
             posix.close(fd)
     except OSError as error:
         raise SyscallError("--console-socket: connect to", error.errno or 0, path) from None
-
-
-def _write_oom_score(pid: int, score: int) -> None:
-    path = f"/proc/{pid}/oom_score_adj"
-    try:
-        files.write_file(path, str(score).encode())
-    except OSError as error:
-        raise SyscallError("process.oomScoreAdj: write", error.errno or 0, path) from None
-
-
-def limits(pid: int, process: ProcessSpec, init: bool) -> None:
-    """What only the runtime may do to a process in a user namespace: raise limits, schedule it better than others."""
-    for i, limit in enumerate(process.get("rlimits") or ()):
-        try:
-            _native.prlimit(pid, RLIMITS[limit["type"]], limit["soft"], limit["hard"])
-        except OSError as error:
-            raise SyscallError(f"process.rlimits[{i}]: set {limit['type']}", error.errno or 0) from None
-    if process.get("scheduler") or process.get("ioPriority"):
-        from ctnr.runtime import tuning
-
-        tuning.limits(pid, process, "process", init)
 
 
 def plan(

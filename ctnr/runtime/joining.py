@@ -120,7 +120,9 @@ def exec_process(
 
         def phase(number: int) -> bytes:
             if number == p.PHASE_LIMITS:
-                creating.limits(launched.pid, process, init)
+                from ctnr.runtime import limits
+
+                limits.set(launched.pid, process, init)
             elif number == p.PHASE_LISTENER:
                 from ctnr.runtime import listener
 
