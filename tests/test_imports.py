@@ -63,7 +63,7 @@ COMPILE = (
 MACHINE = CGROUP | set(
     "ctnr.runtime.cgroups.journal ctnr.runtime.cgroups.devices "
     "ctnr.runtime.cgroups.layout ctnr.runtime.cgroups.resources ctnr.runtime.cgroups.v1 "
-    "ctnr.runtime.cgroups.v2 ctnr.runtime.idmap ctnr.runtime.tree ctnr.spec.resources".split()
+    "ctnr.runtime.cgroups.v2 ctnr.runtime.idmap ctnr.runtime.limits ctnr.runtime.tree ctnr.spec.resources".split()
 )
 
 OCI = {"ctnr.cli.oci"}

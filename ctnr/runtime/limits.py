@@ -25,7 +25,7 @@ def write_oom_score(pid: int, score: int) -> None:
 
 
 def set(pid: int, process: Process, init: bool) -> None:
-    """What only the runtime may do to a process in a user namespace: raise limits, schedule it better than others. Raises SyscallError."""
+    """Raise limits, schedule it better than others. Raises SyscallError."""
     for i, limit in enumerate(process.get("rlimits") or ()):
         try:
             _native.prlimit(pid, RLIMITS[limit["type"]], limit["soft"], limit["hard"])
