@@ -12,6 +12,7 @@ from ctnr import files
 from ctnr.errors import CtnrError, SpecError
 from ctnr.runtime import plan as p
 from ctnr.spec.mounts import parse_options
+from ctnr.spec.schema import quote
 from ctnr.spec.tables import (
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
@@ -256,7 +257,7 @@ def _cgroup(plan: Plan, ctx: Context, dest: str, options: MountOptions, path: st
     readonly = options.attr_set & MOUNT_ATTR_RDONLY
     if options.data and not (layout.mode == "v2" and ctx.new_cgroup_namespace):
         raise SpecError(
-            f"{path}.options", f"{options.data}: only cgroup2 in a cgroup namespace of its own takes options"
+            f"{path}.options", f"{quote(options.data)}: only cgroup2 in a cgroup namespace of its own takes options"
         )
     if layout.mode == "none":
         raise CtnrError(f"{path}: this host has no cgroup filesystem mounted on /sys/fs/cgroup")
