@@ -165,9 +165,9 @@ def make_modules(fake: Fake) -> list[types.ModuleType]:
     vars(container).update(Container=Container)
     listing = types.ModuleType("ctnr.runtime.listing")
     vars(listing).update(list_containers=list_containers)
-    creating = types.ModuleType("ctnr.runtime.creating")
-    vars(creating).update(plan=plan)
-    return [container, listing, creating]
+    planning = types.ModuleType("ctnr.runtime.planning")
+    vars(planning).update(plan=plan)
+    return [container, listing, planning]
 
 
 def _forget() -> None:

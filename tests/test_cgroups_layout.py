@@ -50,6 +50,14 @@ def test_a_named_hierarchy_limits_nothing() -> None:
     assert layout(text, "1:name=systemd:/\n0::/\n").mode == "v2"
 
 
+def test_what_is_mounted_elsewhere_is_somebody_elses() -> None:
+    stray = "50 24 0:31 / /tmp/yard/cpu rw - cgroup cgroup rw,cpu,cpuacct\n51 24 0:40 / /tmp/yard/unified rw - cgroup2 c rw\n"
+    assert layout(SYSTEMD_V2 + stray, "2:cpu,cpuacct:/\n0::/\n").mode == "v2"
+    assert layout(SYSTEMD_V1 + stray, SYSTEMD_V1_CGROUP).mode == "v1"
+    # where there is nothing else it is all there is
+    assert layout(stray, "2:cpu,cpuacct:/\n0::/\n").mode == "hybrid"
+
+
 def test_none() -> None:
     assert layout("1 0 0:1 / / rw - ext4 /dev/vda rw\n", "0::/\n").mode == "none"
 

@@ -95,7 +95,7 @@ VERBS: list[tuple[str, set[str]]] = [
     ("features", FEATURES),
     ("state nope", CONTAINER | OCI),
     ("delete --force nope", CONTAINER | OCI),
-    ("plan", CONTAINER | DOCUMENTS | COMPILE | {"ctnr.runtime.explain"}),
+    ("plan", CONTAINER | DOCUMENTS | COMPILE | {"ctnr.runtime.explain", "ctnr.runtime.planning"}),
     ("create c", CREATE),
     ("state c", CONTAINER | OCI),
     ("start c", CONTAINER | OCI | LAUNCH),

@@ -49,7 +49,7 @@ def features(g: Globals, parsed: Parsed) -> int:
 
 
 def plan(g: Globals, parsed: Parsed) -> int:
-    from ctnr.runtime.creating import plan
+    from ctnr.runtime.planning import plan
 
     bundle = parsed.args[0] if parsed.args else "."
     out(

@@ -177,7 +177,9 @@ def explain(source: str, options: Options | None = None, *, root: str | None = N
     config = configs.build(options, found, id, directory)
     made.rootfs = found.root(directory)
     made.root_steps = _root_steps(found, directory, config)
-    return creating.plan(directory, id=id, config=config, init=options.init, made=made)
+    from ctnr.runtime import planning
+
+    return planning.plan(directory, id=id, config=config, init=options.init, made=made)
 
 
 def sweep(root: str, store: str) -> None:

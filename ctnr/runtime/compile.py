@@ -55,6 +55,7 @@ class Context:
         "id",
         "init",
         "layout",
+        "lenient",
         "linux",
         "listen",
         "listener",
@@ -85,6 +86,7 @@ class Context:
         self.cgroup_files = 0  # how many files the process writes itself into to join
         self.cgroup_ready = False
         self.layout: Layout | None = None
+        self.lenient = False  # go on without a cgroup where the user may make none
         self.console = ""  # ref of the console socket; "" sends the master to the parent
         self.moved: Moved | None = None  # network devices
         self.listen = True  # `start` comes over a socket, not from the parent

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posix
 from errno import ENOSYS, EPERM
-from time import gmtime, time_ns
+from time import time_ns
 
 from ctnr import _native, files, jsonio, log
 from ctnr.errors import CtnrError, SpecError, SyscallError
@@ -28,19 +28,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ctnr.runtime.cgroups import Cgroup
-    from ctnr.runtime.plan import Plan, Step
+    from ctnr.runtime.plan import Step
     from ctnr.runtime.supervisor import Callback
     from ctnr.spec.types import Config
 
 _SOCK_STREAM = 1
 PIDFD_RECEIVER = "run.oci.pidfd_receiver"
-
-
-def rfc3339(nanoseconds: int) -> str:
-    """UTC, as Go prints it."""
-    t = gmtime(nanoseconds // 10**9)
-    day = f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}"
-    return f"{day}T{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}.{nanoseconds % 10**9:09}Z"
 
 
 def is_rootless() -> bool:
@@ -175,6 +168,7 @@ def create(
         config = passing.listening(config, listen_fds, listen_names)
         preserve_fds += listen_fds
     ctx = Context(config, id, bundle)
+    ctx.lenient = made is None  # a person who gives the flag of a limit means it; a config may be anybody's
     made = made or Made()
     ctx.rootfs = made.rootfs or resolve_rootfs(config, bundle)
     ctx.no_pivot, ctx.no_new_keyring = no_pivot, no_new_keyring
@@ -182,7 +176,7 @@ def create(
     ctx.root_steps = made.root_steps
     ctx.console = "console" if console_socket else ""
     unprivileged = is_rootless()
-    ctx.setgroups = _setgroups(config, unprivileged)
+    ctx.setgroups = setgroups(config, unprivileged)
     if rootless is None:
         rootless = unprivileged
     dir, mark = state.new(root, id)
@@ -238,7 +232,7 @@ def new_state(ctx: Context, dir: state.StateDir, stdio: tuple[int, int, int]) ->
         "pid": 0,
         "bundle": ctx.bundle,
         "rootfs": ctx.rootfs,
-        "created": rfc3339(time_ns()),
+        "created": state.rfc3339(time_ns()),
         "owner": "",
         "annotations": config.get("annotations") or {},
         "boot": state.boot_id() if dir.outlives_boot() else "",
@@ -262,8 +256,13 @@ def make_cgroup(container: Container, ctx: Context, manager: str, rootless: bool
     """Make the container's cgroup with its limits, and note what is made where a clean-up after a crash finds it."""
     resources = ctx.linux.get("resources") or {}
     where = None if manager == "disabled" else ctx.cgroup_layout()
-    group = cgroups.new(ctx.linux.get("cgroupsPath"), container.id, rootless, manager, resources, where)
+    group = cgroups.new(ctx.linux.get("cgroupsPath"), container.id, rootless, manager, resources, where, ctx.lenient)
     if group is None:
+        if resources and manager != "disabled":
+            from ctnr.runtime import without_cgroup
+
+            if (limit := without_cgroup.hold(ctx)) is not None:
+                container._state["nproc"] = limit  # for exec
         return None
     note = {"paths": group.paths, "manager": manager, "rootless": rootless}
     # what is planned may turn out to be somebody else's: a clean-up after a crash kills nothing there
@@ -433,7 +432,7 @@ def _undo(container: Container) -> None:
         container.close()
 
 
-def _setgroups(config: Config, rootless: bool) -> bool:
+def setgroups(config: Config, rootless: bool) -> bool:
     """Whether setgroups(2) will work in the container."""
     linux = config.get("linux") or {}
     own = [namespace for namespace in linux.get("namespaces") or () if namespace["type"] == "user"]
@@ -454,34 +453,3 @@ def connect(path: str) -> int:
             posix.close(fd)
     except OSError as error:
         raise SyscallError("--console-socket: connect to", error.errno or 0, path) from None
-
-
-def plan(
-    bundle: str,
-    *,
-    id: str = "ID",
-    config: Config | None = None,
-    config_path: str | None = None,
-    no_pivot: bool = False,
-    no_new_keyring: bool = False,
-    cgroup_manager: str = "cgroupfs",
-    init: bool = False,
-    made: Made | None = None,
-) -> Plan:
-    """The plan that create would carry out; nothing is made."""
-    bundle = files.abspath(bundle)
-    if config is None:
-        config = parse(read_config(bundle, config_path))
-    check_config(config)
-    ctx = Context(config, id, bundle)
-    made = made or Made()
-    ctx.rootfs = made.rootfs or resolve_rootfs(config, bundle)
-    ctx.no_pivot, ctx.no_new_keyring, ctx.init = no_pivot, no_new_keyring, init
-    ctx.root_steps = made.root_steps
-    rootless = is_rootless()
-    ctx.setgroups = _setgroups(config, rootless)
-    linux = ctx.linux
-    ctx.cgroup = cgroups.new(linux.get("cgroupsPath"), id, rootless, cgroup_manager, linux.get("resources") or {})
-    if ctx.cgroup is not None:
-        ctx.cgroup_files = len({path for name, path in ctx.cgroup.paths.items() if name})
-    return compiler.compile_create(ctx)

@@ -326,7 +326,7 @@ class _Restoration:
             container._process = Process(pid, _native.pidfd_open(pid))
             container._state["pid"] = pid
             container._state["start"] = state.start_time(pid)
-            container._state["created"] = creating.rfc3339(time_ns())
+            container._state["created"] = state.rfc3339(time_ns())
             container._dir.write_state(container._state)
             self._time_namespace(pid)
         elif script == "pre-resume":

@@ -72,6 +72,10 @@ def exec_process(
     for name in _INHERITED:
         if name not in process and (own := (config.get("process") or {}).get(name)):
             process[name] = own  # type: ignore[literal-required]
+    if "nproc" in container.extra:
+        from ctnr.runtime.without_cgroup import with_processes
+
+        process["rlimits"] = with_processes(process.get("rlimits"), container.extra["nproc"])
     own_user = (config.get("process") or {}).get("user") or {}
     if "umask" in own_user and "umask" not in (user := process.get("user") or {}):
         process["user"] = {**user, "umask": own_user["umask"]}

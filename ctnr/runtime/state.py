@@ -12,6 +12,7 @@ from __future__ import annotations
 import posix
 from errno import ECONNREFUSED, EEXIST, ENOENT, ENOTEMPTY, ESRCH
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
+from time import gmtime
 
 from ctnr import _native, files, jsonio
 from ctnr.errors import CtnrError, StateError, SyscallError
@@ -124,6 +125,13 @@ def start_time(pid: int) -> int:
 def is_stopped(pid: int) -> bool:
     """Whether a signal has stopped the process (or a tracer) and nobody has continued it."""
     return stat(pid)[0] in (b"T", b"t")
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """UTC, as Go prints it."""
+    t = gmtime(nanoseconds // 10**9)
+    day = f"{t.tm_year:04}-{t.tm_mon:02}-{t.tm_mday:02}"
+    return f"{day}T{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}.{nanoseconds % 10**9:09}Z"
 
 
 class StateDir:

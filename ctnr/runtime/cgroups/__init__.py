@@ -378,11 +378,13 @@ def new(
     manager: str = "cgroupfs",
     resources: Resources | None = None,
     where: Layout | None = None,
+    lenient: bool = False,
 ) -> Cgroup | None:
     """The cgroup a container is to get, not made yet; None where the user may have none and asks for nothing but devices.
 
     `cgroups_path` and `resources` are `linux.cgroupsPath` and `linux.resources`; `rootless`: the caller has no power
-    over the machine's cgroups but what was delegated; `where`: for tests. Raises SpecError, SyscallError, CtnrError.
+    over the machine's cgroups but what was delegated; `lenient`: None also where it asks for more; `where`: for tests.
+    Raises SpecError, SyscallError, CtnrError.
     """
     from ctnr.runtime.cgroups.layout import FIELD, layout, may_make, place
     from ctnr.runtime.cgroups.resources import wanted, wanted_unified
@@ -422,7 +424,7 @@ def new(
                 allowed[name] = path
     if allowed:
         return Cgroup(allowed, manager, (), rootless)
-    if not cgroups_path and not asked:
+    if not cgroups_path and (not asked or lenient):
         return None
     from ctnr.runtime.cgroups.v2 import DELEGATE
 

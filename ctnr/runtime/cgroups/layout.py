@@ -90,6 +90,9 @@ def _read(mountinfo: str, cgroup: str) -> Layout:
             # of several mounts of one hierarchy (containers' own show up too) the usual place wins, then the first
             if name not in found or (_usual(point) and not _usual(found[name][0])):
                 found[name] = mount
+    # what some tool has mounted elsewhere for itself is not the machine's arrangement
+    if any(_usual(point) for point, _ in found.values()):
+        found = {name: mount for name, mount in found.items() if _usual(mount[0])}
     own = {}
     for name, (point, root) in found.items():
         inner = _below(where.get(name), root)
