@@ -207,7 +207,8 @@ def test_namespaces_by_path_stay_outside(runtime: Runtime, box: Bundle, fake: Fa
 
 
 def test_configuration_files(runtime: Runtime, box: Bundle, fake: Fake, work: Path) -> None:
-    default = next((path for path in ("/etc/criu/ctnr.conf", "/etc/criu/runc.conf") if os.path.exists(path)), None)
+    files = (f"/etc/criu/{name}.conf" for name in ("ctnr", "crun", "runc"))
+    default = next(filter(os.path.exists, files), None)
     for given, wanted in ((None, default), ("", None), ("/etc/own.conf", "/etc/own.conf")):
         if given is not None:
             box.config["annotations"] = {"org.criu.config": given}

@@ -8,6 +8,7 @@ rpc.proto says (criu_rpc.py). CRIU opens `*_dir_fd` and `status_fd` through /pro
 from __future__ import annotations
 
 import posix
+from errno import ENOENT
 
 from ctnr import _native, files, log
 from ctnr.errors import CtnrError, SyscallError
@@ -252,10 +253,20 @@ def carry_out(plan: Plan, fds: launch.Fds) -> None:
 def failure(answer: dict[str, Any], quote: str = "") -> str:
     """Why CRIU failed, from its answer and a line quoted from elsewhere."""
     number = answer.get("cr_errno", 0)
-    why = [quote or answer.get("cr_errmsg", "").strip()]
+    said = answer.get("cr_errmsg", "").strip()
+    why = [quote or ("; ".join(_errors(said)) if "Error (" in said else said)]
     if number:
         why.append(posix.strerror(number).lower())
     return "; ".join(part for part in why if part) or "it does not say why"
+
+
+def forget_log(directory_fd: int, name: str) -> None:
+    """Remove the log of an earlier run, which CRIU would overwrite unless its configuration names another."""
+    try:
+        posix.unlink(name, dir_fd=directory_fd)
+    except OSError as error:
+        if error.errno != ENOENT:
+            raise SyscallError("--work-path: remove", error.errno or 0, name) from None
 
 
 def explain(what: str, answer: dict[str, Any], log_path: str) -> CtnrError:

@@ -12,7 +12,7 @@ from ctnr.errors import CtnrError, StateError, SyscallError
 from ctnr.runtime import criu_mounts, criu_rpc
 from ctnr.runtime import criu_options as common
 from ctnr.runtime.compile import Context
-from ctnr.runtime.criu import Criu, Worker, explain, open_directory
+from ctnr.runtime.criu import Criu, Worker, explain, forget_log, open_directory
 from ctnr.runtime.criu_program import find
 
 TYPE_CHECKING = False
@@ -114,6 +114,7 @@ def checkpoint(
                 links = _descriptors(container)
                 opts["external"] += [link for link in dict.fromkeys(links) if link.startswith("file[")]
                 _write(fds[0], common.DESCRIPTORS, jsonio.dumps(links).encode("utf-8", "surrogateescape"))
+            forget_log(fds[-1], _LOG)
             _dump(criu, opts, pre_dump, status_fd, files.join(work_path or image_path, _LOG))
         finally:
             for fd in fds:

@@ -21,7 +21,7 @@ LOG_LEVEL = 4
 DESCRIPTORS = "descriptors.json"
 # of namespaces that were joined by path: CRIU leaves them out, and finds them under these names at restore
 EXTERNAL = {"network": ("net", "extRootNetNS"), "pid": ("pid", "extRootPidNS")}
-_CONFIG_FILES = ("/etc/criu/ctnr.conf", "/etc/criu/runc.conf")
+_CONFIG_FILES = ("/etc/criu/ctnr.conf", "/etc/criu/crun.conf", "/etc/criu/runc.conf")
 
 
 def need_root(what: str) -> None:

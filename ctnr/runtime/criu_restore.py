@@ -18,7 +18,7 @@ from ctnr.runtime import criu_options as common
 from ctnr.runtime import plan as p
 from ctnr.runtime.compile import Context, id_maps
 from ctnr.runtime.container import Container
-from ctnr.runtime.criu import Criu, Worker, carry_out, explain, open_directory
+from ctnr.runtime.criu import Criu, Worker, carry_out, explain, forget_log, open_directory
 from ctnr.runtime.process import Process
 from ctnr.spec.runtime import parse
 from ctnr.spec.tables import CLONE_NEWNET, CLONE_NEWNS, MOUNT_ATTR_IDMAP, MS_BIND, MS_REC, MS_SLAVE
@@ -127,6 +127,7 @@ def restore(
         fds.add("images", image_fd)
         if work_path is not None:
             fds.add("work", open_directory(work_path, "--work-path", make=True))
+        forget_log(fds.by_ref.get("work", fds.by_ref["images"]), _LOG)
         opts["inherit_fd"] = _pipes(fds.by_ref["images"], image_path)
         _namespaces(config, opts, fds)
         if console_socket:

@@ -63,10 +63,14 @@ def working() -> User:
     return with_path(criu.parent)
 
 
+def program(user: User) -> str:
+    """The criu that is first in the PATH of `user`."""
+    return user.extra_env["PATH"].split(":")[0] + "/criu"
+
+
 def has(user: User, feature: str) -> bool:
     """Whether CRIU and the kernel have a feature (criu check --feature)."""
-    program = Path(user.extra_env["PATH"].split(":")[0]) / "criu"
-    argv = [program, "check", "--feature", feature]
+    argv = [program(user), "check", "--feature", feature]
     return subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == 0
 
 
@@ -80,9 +84,9 @@ class Fake:
         directory.mkdir(mode=0o755)
         self.directory = directory
         script = machine.INTEGRATION / "payload/fake_criu.py"
-        program = directory / "criu"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} {script} {directory} "$@"\n')
-        program.chmod(0o755)
+        command = directory / "criu"
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} {script} {directory} "$@"\n')
+        command.chmod(0o755)
         self.behave()
 
     def behave(self, **how: Any) -> None:
