@@ -467,12 +467,13 @@ def test_user_namespace(place: Place, user: User) -> None:
     place.bundle.namespace("user")
     place.bundle.linux["uidMappings"] = place.bundle.linux["gidMappings"] = ids
     subprocess.run(["chown", "-R", "100000:100000", str(place.bundle.root)], check=True)
+    odd = "odd,name:\\with options=1"
     pid = place.start()
     place.goes_on()
     was = status(pid)
     maps = Path(f"/proc/{pid}/uid_map").read_text()
-    place.checkpoint()
-    pid = place.restore()
+    place.checkpoint(images=odd)
+    pid = place.restore(images=odd)
     place.goes_on()
     assert status(pid) == was
     assert Path(f"/proc/{pid}/uid_map").read_text() == maps

@@ -522,6 +522,29 @@ def test_what_is_less_confined_than_the_config_does_not_run(
     assert runtime.ids() == []
 
 
+def test_the_root_of_a_user_namespace_may_read_the_images(
+    runtime: Runtime, box: Bundle, fake: Fake, images: Path, call: Call
+) -> None:
+    """In CRIU's mount namespace, and nowhere else."""
+    box.namespace("user")
+    box.linux["uidMappings"] = box.linux["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 1000}]
+    box.save()
+    for file in images.iterdir():
+        file.chmod(0o600)
+    (images / "parent").symlink_to("../earlier")
+    (images.parent / "earlier").mkdir()
+    where = ("--image-path", str(images), "--bundle", str(box.path))
+    code, said = call("restore", "--detach", *where, new_id())
+    assert code == 1 and "its process is in the host's user namespace" in said  # this CRIU makes none
+    [opts] = fake.requests("restore")
+    assert opts["images_dir"] == str(images) and opts["modes"]["descriptors.json"] == 0o644
+    assert (images / "descriptors.json").stat().st_mode & 0o777 == 0o600
+    fake.behave(answer="fail")
+    code, said = call("restore", "--detach", *where, new_id())
+    assert code == 1 and "FAKE" in said and "FAKE" in (images / "restore.log").read_text()
+    assert runtime.ids() == []
+
+
 def bad_json(images: Path, box: Bundle) -> str:
     (images / "descriptors.json").write_text("{")
     return "--image-path: "

@@ -11,17 +11,17 @@ import posix
 from errno import ENOENT
 from time import time_ns
 
-from ctnr import _native, files, jsonio, log
+from ctnr import _native, files, jsonio
 from ctnr.errors import CtnrError, SpecError, StateError, SyscallError
 from ctnr.runtime import creating, criu_check, criu_mounts, criu_rpc, intelrdt, launch, state
 from ctnr.runtime import criu_options as common
 from ctnr.runtime import plan as p
-from ctnr.runtime.compile import Context, id_maps
+from ctnr.runtime.compile import Context
 from ctnr.runtime.container import Container
 from ctnr.runtime.criu import Criu, Worker, carry_out, explain, forget_log, open_directory
 from ctnr.runtime.process import Process
 from ctnr.spec.runtime import parse
-from ctnr.spec.tables import CLONE_NEWNET, CLONE_NEWNS, MOUNT_ATTR_IDMAP, MS_BIND, MS_REC, MS_SLAVE
+from ctnr.spec.tables import CLONE_NEWNET, CLONE_NEWNS, MS_BIND, MS_REC, MS_SLAVE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,10 +32,9 @@ if TYPE_CHECKING:
     from ctnr.spec.types import Config
 
 _LOG = "restore.log"
-_ROOT = "criu-root"
+_ROOT, _OVER, _LOGS = "criu-root", "criu-over", "criu-logs"
 _MAX_DESCRIPTORS = 1 << 16
 _SIGKILL = 9
-_OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_EMPTY_PATH = 1, 0x8000, 0x1000
 # how CRIU names what it joins by path
 _JOINED = {"ipc": "ipc", "uts": "uts", "time": "time", "user": "user", "mount": "mnt"}
 
@@ -266,6 +265,8 @@ class _Restoration:
         plan.add(p.PROPAGATION, "", "/", args=(MS_SLAVE | MS_REC,))
         plan.add(p.HOST_MOUNT, "root.path", self.ctx.rootfs, "", place, None, args=(MS_BIND | MS_REC,))
         opts["root"] = place
+        if self.ctx.user_namespace:
+            self._cover_images(plan)
         into = -1
         if group is not None:
             opts["cg_root"] = [{"ctrl": name or None, "path": path} for name, path in _relative(self.ctx, group)]
@@ -279,9 +280,13 @@ class _Restoration:
             self.criu.path, plan=plan, fds=self.fds, stdio=stdio, inherited=inherited, cgroup_fd=into
         )
         with worker:
-            there = self._there(worker.pid, "images")
-            opts["images_dir_fd"] = self._idmapped_images() or there
-            opts["work_dir_fd"] = self._there(worker.pid, "work") if "work" in self.fds.by_ref else there
+            opts["images_dir_fd"] = self._there(worker.pid, "images")
+            if "work" in self.fds.by_ref:
+                opts["work_dir_fd"] = self._there(worker.pid, "work")
+            if self.ctx.user_namespace:
+                self._let_read(opts["images_dir_fd"])
+                logs = files.open_dir(f"/proc/{worker.pid}/root{files.join(dir.path, _LOGS)}")
+                opts.setdefault("work_dir_fd", self.fds.add("logs", logs))
             answer = worker.call({"type": criu_rpc.RESTORE, "opts": opts}, self._notify)
             if not answer.get("success"):
                 worker.end()
@@ -291,27 +296,39 @@ class _Restoration:
             raise CtnrError(f"criu failed to restore the container: exit status {code} (log file: {self.log_path})")
         if self.container._process is None:
             raise CtnrError("criu did not say which process it restored")
-        posix.rmdir(_ROOT, dir_fd=dir.fd)
+        for name in (_ROOT, _OVER, _LOGS) if self.ctx.user_namespace else (_ROOT,):
+            posix.rmdir(name, dir_fd=dir.fd)
 
-    def _idmapped_images(self) -> int:
-        """The image directory as the root of the container's user namespace may read it, which is who restores the rest
-        there: the files are as private as they were. 0 where that is not needed or not possible."""
-        uids, gids = id_maps(self.ctx.linux)
-        if not self.ctx.user_namespace or not uids or not gids:
-            return 0
-        from ctnr.runtime.userns import namespace_fd
+    def _cover_images(self, plan: p.Plan) -> None:
+        """Let the root of a user namespace read the images: steps of CRIU's mount namespace.
 
-        namespace = namespace_fd(uids, gids)
-        try:
-            flags = _OPEN_TREE_CLONE | _AT_EMPTY_PATH | _AT_RECURSIVE
-            tree = self.fds.add("images:mapped", _native.open_tree(self.fds.by_ref["images"], "", flags))
-            _native.mount_setattr(tree, "", _AT_EMPTY_PATH | _AT_RECURSIVE, MOUNT_ATTR_IDMAP, 0, 0, namespace)
-        except OSError as error:
-            log.debug(f"--image-path: its filesystem cannot be idmapped: {posix.strerror(error.errno or 0).lower()}")
-            return 0
-        finally:
-            posix.close(namespace)
-        return tree
+        It opens some of them before and some after it has its ids, and they are root's alone. There they lie below an
+        overlay, in which everybody may read them, and nowhere else; nothing is copied. The logs go below it.
+        """
+        path = posix.readlink(f"/proc/self/fd/{self.fds.by_ref['images']}")
+        dir = self.container._dir
+        for name in (_OVER, _LOGS):
+            posix.mkdir(name, 0o700, dir_fd=dir.fd)
+        over = files.join(dir.path, _OVER)
+        plan.add(p.HOST_MOUNT, "--image-path", path, "", files.join(dir.path, _LOGS), args=(MS_BIND,))
+        plan.add(p.HOST_MOUNT, "--image-path", "tmpfs", "tmpfs", over, "mode=755")
+        for name in ("upper", "work"):
+            plan.add(p.HOST_MKDIR, "--image-path", f"{over}/{name}", args=(0o755,))
+        lower, over = (text.replace("\\", r"\\").replace(",", r"\,").replace(":", r"\:") for text in (path, over))
+        data = f"metacopy=on,lowerdir={lower},upperdir={over}/upper,workdir={over}/work"
+        plan.add(p.HOST_MOUNT, "--image-path", "overlay", "overlay", path, data)
+
+    def _let_read(self, fd: int) -> None:
+        """Let everybody read the files of a directory that is such an overlay."""
+        posix.fchmod(fd, 0o755)
+        for name in posix.listdir(fd):
+            file = posix.open(name, posix.O_PATH | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=fd)
+            try:
+                mode = posix.fstat(file).st_mode
+                if mode & 0o170000 == 0o100000:
+                    posix.chmod(f"/proc/self/fd/{file}", mode & 0o777 | 0o444)
+            finally:
+                posix.close(file)
 
     def _there(self, pid: int, ref: str) -> int:
         """A directory as CRIU's mount namespace has it: in ours it could mount nothing."""

@@ -58,6 +58,8 @@ def keep(kind: str, opts: dict[str, Any]) -> None:
     for one in opts.get("inherit_fd", []):
         one["link"] = os.readlink(f"/proc/self/fd/{one['fd']}")
     if kind == "restore":
+        with os.scandir(f"/proc/{peer}/fd/{opts['images_dir_fd']}") as entries:
+            opts["modes"] = {entry.name: entry.stat().st_mode & 0o777 for entry in entries}
         opts["mounted"] = f" {opts['root']} " in Path("/proc/self/mountinfo").read_text()
         opts["cgroup"] = Path("/proc/self/cgroup").read_text()
         opts["same_mounts"] = os.readlink("/proc/self/ns/mnt") == os.readlink(f"/proc/{peer}/ns/mnt")
