@@ -653,6 +653,8 @@ def test_help(real: Run, program: str) -> None:
     verbs = (
         "checkpoint create delete events exec features kill list mounts pause plan ps restore resume run spec start state update"
     ).split()
+    if program == "ctnr":
+        verbs = sorted([*verbs, *"history image images load login logout pull push rmi save tag".split()])
     commands = stdout.split("Commands:\n")[1].split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in commands] == verbs
     assert real(f"{program} help") == real(program) == real(f"{program} -h") == (0, stdout, "")

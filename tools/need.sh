@@ -33,6 +33,7 @@ for set; do
         need libc6-dev test -e /usr/include/stdio.h
         ;;
     test)
+        need apache2-utils have htpasswd
         need bubblewrap have bwrap
         need busybox-static have busybox
         need bzip2 have bzip2
@@ -43,16 +44,20 @@ for set; do
         need crun have crun
         need debootstrap have debootstrap
         need docker-compose have docker-compose
+        need docker-registry have docker-registry
         need docker.io have dockerd
         need iproute2 have ip
         need libseccomp2 python -c 'import ctypes; ctypes.CDLL("libseccomp.so.2")'
+        need openssl have openssl
         need passwd have useradd
         need podman have podman
         need procps have ps
         need runc have runc
+        need skopeo have skopeo
         need strace have strace
         need tmux have tmux
         need uidmap have newuidmap
+        need umoci have umoci
         need util-linux have setpriv
         need vim-tiny have vi
         need xz-utils have xz

@@ -134,7 +134,16 @@ def main(argv: list[str]) -> int:
             out(usage(g.program, top, _all(g)))
             return 0
         g.take(options)
-        command, handler = _find(g, verb)
+        if verb == "image" and not g.oci:
+            from ctnr.cli import image
+
+            if not rest or rest[0] in ("--help", "-h", "help"):
+                out(usage(g.program, image.GROUP, image.group()))
+                return 0
+            command, handler = image.find(rest)
+            del rest[0]
+        else:
+            command, handler = _find(g, verb)
         parsed = parse(rest, command)
         if parsed.flag("help"):
             out(usage(g.program, command))
@@ -197,6 +206,9 @@ def _top(g: Globals) -> Command:
 _OCI = ("create", "start", "state", "kill", "delete", "pause", "resume")
 _DOCUMENTS = ("spec", "features", "plan")
 _CRIU = ("checkpoint", "restore")
+# docker's names for commands of `ctnr image`
+_IMAGES = ("pull", "push", "images", "save", "load", "tag", "rmi", "history")
+_LOGINS = ("login", "logout")
 
 
 def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
@@ -242,6 +254,14 @@ def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
         from ctnr.cli import checkpoint
 
         table = checkpoint.COMMANDS
+    elif verb in _IMAGES and not g.oci:
+        from ctnr.cli import image
+
+        table = image.COMMANDS
+    elif verb in _LOGINS and not g.oci:
+        from ctnr.cli import login
+
+        table = login.COMMANDS
     if verb not in table:
         raise UsageError(f"unknown command {verb!r}")
     return table[verb]
@@ -250,4 +270,9 @@ def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
 def _all(g: Globals) -> list[Command]:
     """Every command, for the help."""
     verbs = (*_OCI, "run", "exec", "list", "ps", "update", "events", "mounts", *_DOCUMENTS, *_CRIU)
-    return sorted((_find(g, verb)[0] for verb in verbs), key=lambda command: command.name)
+    found = [_find(g, verb)[0] for verb in verbs]
+    if not g.oci:
+        from ctnr.cli import image
+
+        found += [image.GROUP, *(_find(g, verb)[0] for verb in (*_IMAGES, *_LOGINS))]
+    return sorted(found, key=lambda command: command.name)

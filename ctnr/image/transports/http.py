@@ -58,7 +58,7 @@ class Client:
         self._tokens: dict[str, str] = {}
         self._basic = False
         self._scheme = ""
-        self._probe = threading.Lock()
+        self._lock = threading.Lock()
 
     def _tls(self, cert_dir: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -109,7 +109,7 @@ class Client:
     def base(self) -> str:
         """SCHEME://HOST of the registry; an insecure one is asked whether it speaks TLS at all, once."""
         host = _HUB if self.host == "docker.io" else self.host
-        with self._probe:
+        with self._lock:
             if not self._scheme:
                 scheme = "https"
                 if self.endpoint.insecure:
@@ -249,10 +249,11 @@ class Client:
     # --- who we are
 
     def _credentials(self) -> auth.Login | None:
-        if not self._asked:
-            self._asked = True
-            self._login = auth.find(self.host, self.endpoint.repository)
-        return self._login
+        with self._lock:
+            if not self._asked:
+                self._login = auth.find(self.host, self.endpoint.repository)
+                self._asked = True
+            return self._login
 
     def _authorization(self, scope: str) -> str:
         login = self._login
