@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from ctnr.runtime.container import Container
+    from ctnr.runtime.sdnotify import Proxy
 
     class Foreground(Protocol):
         """What can be waited for: a container or an exec'ed process of ctnr.runtime."""
@@ -65,13 +66,13 @@ _TIOCGWINSZ, _TIOCSWINSZ = 0x5413, 0x5414
 _IN, _OUT = select.POLLIN, select.POLLOUT
 
 
-def foreground(start: Callable[[], Foreground], stdin: bool = True) -> int:
+def foreground(start: Callable[[], Foreground], stdin: bool = True, proxy: Proxy | None = None) -> int:
     """Start a process and wait for it, with our signals sent on to it and its terminal, if it has one, joined to ours.
 
     `start` starts it and returns it; a signal that comes before it is done is sent on then, but the second request to
     end raises KeyboardInterrupt(number) there. Returns the exit code as the process's `wait()` has it. Meanwhile our
     terminal is in raw mode; without `stdin` nothing is read, and its keys make signals as ever. It is left as it was
-    found. For the main thread only.
+    found. `proxy` forwards what the process notifies of. For the main thread only.
     """
     signals = _Signals()
     try:
@@ -81,18 +82,20 @@ def foreground(start: Callable[[], Foreground], stdin: bool = True) -> int:
             terminal = _Terminal(process.console_fd, stdin)
             signals.terminal = terminal
             try:
-                _loop(process, signals, terminal)
+                _loop(process, signals, terminal, proxy)
             finally:
                 signals.terminal = None
                 terminal.close()
         else:
-            _loop(process, signals, None)
+            _loop(process, signals, None, proxy)
         return process.wait()
     finally:
+        if proxy is not None:
+            proxy.close()
         signals.close()
 
 
-def run(container: Container, stdin: bool = True) -> int:
+def run(container: Container, stdin: bool = True, proxy: Proxy | None = None) -> int:
     """Start a created container and wait for its end; see foreground()."""
 
     def start() -> Container:
@@ -102,7 +105,7 @@ def run(container: Container, stdin: bool = True) -> int:
         container.start()
         return container
 
-    return foreground(start, stdin)
+    return foreground(start, stdin, proxy)
 
 
 def follow_size(console_fd: int) -> None:
@@ -122,9 +125,12 @@ def window_size() -> bytes | None:
     return None
 
 
-def _loop(process: Foreground, signals: _Signals, terminal: _Terminal | None) -> None:
+def _loop(process: Foreground, signals: _Signals, terminal: _Terminal | None, proxy: Proxy | None) -> None:
     poll = select.poll()
     poll.register(signals.fd, _IN)
+    notified = proxy.fileno() if proxy is not None else -1
+    if proxy is not None:
+        poll.register(notified, _IN)
     polls = _native.pidfd_polls(process.pidfd)
     if polls:
         poll.register(process.pidfd, _IN)
@@ -137,6 +143,10 @@ def _loop(process: Foreground, signals: _Signals, terminal: _Terminal | None) ->
                 signals.forward()
             elif fd == process.pidfd:
                 ended = True
+            elif fd == notified and proxy is not None:
+                if proxy.forward_or_warn():
+                    poll.unregister(notified)
+                    notified = -1
             elif terminal is not None:
                 terminal.handle(fd)
         ended = ended or (not polls and poll_exit(process.pidfd, 0))

@@ -6,6 +6,8 @@ HOT: what conmon and containerd's shim call for every container.
 
 from __future__ import annotations
 
+import posix
+
 from ctnr.cli.args import FLAG, NUMBER, VALUE, Command, UsageError
 from ctnr.cli.output import out
 from ctnr.errors import StateError
@@ -46,11 +48,18 @@ def run(g: Globals, parsed: Parsed) -> int:
     container = _create(g, parsed, detach)
     try:
         if detach:
-            container.start()
+            _start(container)
             return 0
         from ctnr.cli import io
 
-        code = io.run(container)
+        manager = getenv("NOTIFY_SOCKET")
+        if manager:
+            from ctnr.runtime import sdnotify
+
+            # we are who the service manager follows
+            code = io.run(container, proxy=sdnotify.proxy(container, manager, posix.getpid()))
+        else:
+            code = io.run(container)
     except BaseException:
         container.delete(force=True)
         raise
@@ -68,6 +77,8 @@ def _create(g: Globals, parsed: Parsed, detach: bool) -> Container:
         from ctnr.cli.activation import listen_fds
 
         more |= {"listen_fds": listen_fds(), "listen_names": getenv("LISTEN_FDNAMES")}
+    if getenv("NOTIFY_SOCKET"):
+        more["notify"] = True
     return Container.create(
         parsed.args[0],
         parsed.value("bundle") or ".",
@@ -86,8 +97,16 @@ def _create(g: Globals, parsed: Parsed, detach: bool) -> Container:
 
 
 def start(g: Globals, parsed: Parsed) -> int:
-    Container.load(parsed.args[0], g.root).start()
+    _start(Container.load(parsed.args[0], g.root))
     return 0
+
+
+def _start(container: Container) -> None:
+    manager = getenv("NOTIFY_SOCKET")
+    if manager:
+        container.start(manager)
+    else:
+        container.start()
 
 
 def state(g: Globals, parsed: Parsed) -> int:

@@ -259,8 +259,13 @@ class Container:
 
     # --- operations
 
-    def start(self) -> None:
-        """Run the program (runtime.md#start). Raises StateError unless the container is created, CtnrError if it fails."""
+    def start(self, notify_socket: str | None = None) -> None:
+        """Run the program (runtime.md#start). Raises StateError unless the container is created, CtnrError if it fails. With
+        the service manager's `notify_socket`, of one created with `notify`: wait until it is ready, and say so there."""
+        if notify_socket:
+            from ctnr.runtime import sdnotify
+
+            return sdnotify.start(self, notify_socket)
         self._dir.lock()
         try:
             self._start()

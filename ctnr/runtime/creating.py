@@ -123,6 +123,7 @@ def create(
     preserve_fds: int = 0,
     listen_fds: int = 0,
     listen_names: str | None = None,
+    notify: bool = False,
     no_pivot: bool = False,
     no_new_keyring: bool = False,
     cgroup_manager: str = "cgroupfs",
@@ -136,7 +137,8 @@ def create(
 
     `bundle`: its directory; `config` replaces its config.json, `config_path` names another file. `stdin`, `stdout`,
     `stderr`: fds. `listen_fds` sockets from fd 3 on, by the names `listen_names`, are passed as sd_listen_fds(3) has it;
-    `preserve_fds` more come after them. `pidfd_socket` gets the pidfd of the first process. `detach`: the container
+    `preserve_fds` more come after them. `notify`: with a NOTIFY_SOCKET, see Container.start(). `pidfd_socket` gets the
+    pidfd of the first process. `detach`: the container
     outlives this process and any process may start it; otherwise only this one can, and it ends with this process unless
     it was started. `init`: a reaper as pid 1. `made`: what the engine adds. `on_syscall`: docs/library.md.
 
@@ -193,6 +195,10 @@ def create(
             for name, content in made.files.items():
                 dir.write(name, content, 0o644)
                 posix.chmod(name, 0o644, dir_fd=dir.fd)  # whatever the umask: the container's users read them
+            if notify:
+                from ctnr.runtime import sdnotify
+
+                ctx.config = sdnotify.prepare(config, dir)
             if supervisor is not None:
                 container._supervisor = supervisor
                 supervisor.listen(dir.fd)

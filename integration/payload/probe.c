@@ -41,6 +41,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -438,6 +439,19 @@ static void answer(const char *ask)
         fputs("\"?\"", out);
 }
 
+// sd_notify(3)
+static void notify(const char *message)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    snprintf(a.sun_path, sizeof a.sun_path, "%s", getenv("NOTIFY_SOCKET") ? getenv("NOTIFY_SOCKET") : "");
+    if (sendto(fd, message, strlen(message), 0, (struct sockaddr *)&a, sizeof a) < 0) {
+        perror("sendto");
+        exit(1);
+    }
+    close(fd);
+}
+
 static void stop(int signal)
 {
     (void)signal;
@@ -452,6 +466,12 @@ int main(int argc, char **argv, char **environ_)
         int fd = open(argv[2], O_RDWR | O_CREAT, 0644);
         if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
             return 9;
+        argv[1] = "--wait";
+    }
+    if (argc > 1 && !strcmp(argv[1], "--notify")) { // messages, and then --wait
+        int i = 2;
+        while (i < argc && strcmp(argv[i], "--wait"))
+            notify(argv[i++]);
         argv[1] = "--wait";
     }
     if (argc > 1 && !strcmp(argv[1], "--wait")) {
