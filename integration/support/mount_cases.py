@@ -40,7 +40,7 @@ def _tmpfs(
         def check(probe: Json, bundle: Bundle, user: User) -> None:
             seen = mount_at(probe, "/mnt")
             assert wanted <= seen.options, seen
-            assert not set(absent) & seen.options, seen
+            assert not set(absent) & (seen.options | seen.data), seen
             assert set(data) <= seen.data, seen
 
         return (lambda bundle: bundle.mount("/mnt", "tmpfs", "tmpfs", *options)), check
@@ -63,6 +63,26 @@ _tmpfs("nodiratime", ["nodiratime"], {"nodiratime"})
 _tmpfs("sync_and_dirsync", ["sync", "dirsync"], set(), data={"sync", "dirsync"})
 _tmpfs("lazytime", ["lazytime"], set(), data={"lazytime"}, peers=NEW)
 _tmpfs("nosymfollow", ["nosymfollow"], {"nosymfollow"}, peers=NEW)
+_tmpfs("atime_options_undone", ["noatime", "nodiratime", "atime", "diratime"], {"relatime"}, {"noatime", "nodiratime"})
+_tmpfs(
+    "the_last_atime_option_counts",
+    ["strictatime", "noatime", "relatime", "noatime"],
+    {"noatime"},
+    {"relatime"},
+    peers={},
+)
+_tmpfs("norelatime_and_nostrictatime", ["noatime", "norelatime", "nostrictatime"], {"noatime"}, peers={})
+_tmpfs(
+    "properties_of_the_filesystem_undone",
+    ["sync", "dirsync", "lazytime", "nosymfollow", "mand", "async", "nolazytime", "symfollow", "nomand"],
+    {"rw"},
+    {"sync", "lazytime", "nosymfollow", "mand"},
+    {"dirsync"},  # it has no opposite
+    peers={},
+)
+# the kernel shows neither
+_tmpfs("iversion_and_silent", ["iversion", "silent", "nodev", "noatime"], {"nodev", "noatime"}, peers=NEW)
+_tmpfs("noiversion_and_loud", ["iversion", "silent", "noiversion", "loud"], {"rw"}, peers=NEW)
 _tmpfs(
     "size_mode_and_inodes",
     ["size=4096k", "mode=711", "nr_inodes=77"],
@@ -91,6 +111,8 @@ _propagation("shared", {"shared"})
 _propagation("rshared", {"shared"})
 _propagation("unbindable", {"unbindable"})
 _propagation("slave", set())  # of nobody: a private mount stays one
+_propagation("rslave", set())
+_propagation("runbindable", {"unbindable"})
 
 
 @case("read:/mnt/file", "create:/mnt/x")
@@ -213,6 +235,74 @@ def recursive_attributes_are_cleared_too() -> Row:
             assert "relatime" in seen and not seen & {"nosuid", "nodev", "noexec", "ro", "noatime"}, (point, seen)
 
     return _dev("rbind", "rsuid", "rdev", "rexec", "rrw", "rrelatime"), check
+
+
+@case(kinds=(ROOT,), peers={})
+def the_opposites_of_recursive_attributes() -> Row:
+    # of the options before them in the list
+    options = [
+        "rnoatime",
+        "ratime",
+        "rnodiratime",
+        "rdiratime",
+        "rnosymfollow",
+        "rsymfollow",
+        "rro",
+        "rrw",
+        "rnodev",
+        "rdev",
+    ]
+
+    def check(probe: Json, bundle: Bundle, user: User) -> None:
+        for point in ("/mnt", "/mnt/shm"):
+            seen = mount_at(probe, point).options
+            assert not seen & {"noatime", "nodiratime", "nosymfollow", "ro", "nodev"}, (point, seen)
+
+    return _dev("rbind", *options), check
+
+
+@case(kinds=(ROOT,), peers={})
+def recursive_strictatime_and_back() -> Row:
+    def check(probe: Json, bundle: Bundle, user: User) -> None:
+        seen = mount_at(probe, "/mnt").options, mount_at(probe, "/srv").options, mount_at(probe, "/srv/shm").options
+        assert not seen[0] & {"relatime", "noatime"}, seen
+        assert "relatime" in seen[1] & seen[2], seen
+
+    def change(bundle: Bundle) -> None:
+        _dev("rbind", "rstrictatime")(bundle)
+        bundle.mount("/srv", "bind", "/dev", "rbind", "rstrictatime", "rnostrictatime", "rnorelatime")
+
+    return change, check
+
+
+@case("create:/mnt/x", peers={})
+def a_remount_changes_what_is_there() -> Row:
+    def change(bundle: Bundle) -> None:
+        bundle.mount("/mnt", "tmpfs", "tmpfs", "size=1m")
+        bundle.mount("/mnt", "tmpfs", "tmpfs", "remount", "ro", "size=2m")
+
+    def check(probe: Json, bundle: Bundle, user: User) -> None:
+        expect(probe["asked"]["create:/mnt/x"], errno.EROFS)
+        assert "size=2048k" in mount_at(probe, "/mnt").data
+
+    return change, check
+
+
+@case("stat:/copy", "read:/copy", "read:/plain", peers={"crun": (1, 9)})
+def a_source_that_is_a_symlink_is_copied() -> Row:
+    def change(bundle: Bundle) -> None:
+        bundle.file("/work/there", "within\n")
+        source = source_dir(bundle)
+        (source / "link").symlink_to("/work/there")
+        bundle.mount("/copy", "bind", str(source / "link"), "bind", "copy-symlink")
+        bundle.mount("/plain", "bind", str(source / "file"), "bind", "copy-symlink")  # none: bound as ever
+
+    def check(probe: Json, bundle: Bundle, user: User) -> None:
+        expect(probe["asked"]["stat:/copy"]["target"], "/work/there")
+        expect(probe["asked"]["read:/copy"], "within\n")
+        expect(probe["asked"]["read:/plain"], "from the host\n")
+
+    return change, check
 
 
 @case("read:/work/kept", "create:/work/x", "list:/work", peers={"runc": (1, 1), "crun": (1, 8)})
