@@ -266,3 +266,12 @@ def test_the_callers_groups_stay_if_the_annotation_says_so(runtime: Runtime, use
         box.save()
         argv = [setpriv, "--groups", "7,8", "--", *runtime.argv("run", "--bundle", str(box.path), new_id())]
         assert parse_probe(runtimes.call(argv, user).ok().out)["groups"] == groups
+
+
+def test_a_dev_that_leads_elsewhere_gets_no_devices(runtime: Runtime, bundle: MakeBundle) -> None:
+    box = bundle("/bin/true")
+    box.config["mounts"] = [m for m in box.config["mounts"] if not m["destination"].startswith("/dev")]
+    (box.root / "dev").rmdir()
+    (box.root / "dev").symlink_to("/tmp")
+    assert "/dev in" in runtime.run(box).error_line
+    assert not list((box.root / "tmp").iterdir())

@@ -335,7 +335,7 @@ def test_exec_in_a_created_container(runtime: Runtime, bundle: MakeBundle) -> No
     runtime("delete", "--force", id).ok()
 
 
-BAD_IDS = ["a/b", "..", ".", "../x", "a b", "a\nb", "ä", "a:b", "a%b", "x" * 256, ""]
+BAD_IDS = ["a/b", "..", ".", ".hidden", "../x", "a b", "a\nb", "ä", "a:b", "a%b", "x" * 256, ""]
 
 
 @pytest.mark.parametrize("id", BAD_IDS)
@@ -356,7 +356,7 @@ def test_bad_ids(id: str, runtime: Runtime, bundle: MakeBundle) -> None:
     assert runtime.ids() == []
 
 
-@pytest.mark.parametrize("id", ["a", "A-b_c.d+e", "0", "-" if False else "a-", ".hidden", "x" * 200])
+@pytest.mark.parametrize("id", ["a", "A-b_c.d+e", "0", "-" if False else "a-", "x.hidden", "x" * 200])
 def test_good_ids(id: str, runtime: Runtime, bundle: MakeBundle) -> None:
     assert runtime.run(bundle("/probe", "--exit", "4"), id=id).code == 4
 

@@ -666,6 +666,20 @@ def test_help(real: Run, program: str) -> None:
         assert real(f"{program} help {verb}") == (0, stdout, "")
 
 
+@pytest.mark.parametrize(
+    ("verb", "line"),
+    [
+        ("delete", "delete CONTAINER"),
+        ("exec", "exec CONTAINER cmd"),
+        ("mounts", "mounts [add|remove] CONTAINER FILE"),
+        ("start", "start CONTAINER"),
+    ],
+)
+def test_by_the_name_of_crun_its_usage_lines(real: Run, verb: str, line: str) -> None:
+    assert real(f"crun {verb} --help")[1].startswith(f"Usage: crun [OPTION...] {line}\n")
+    assert real("crun --version")[1].startswith("crun version 0.")
+
+
 def test_version(run: Run) -> None:
     code, stdout, _ = run("ctnr-oci --version")
     assert code == 0

@@ -206,10 +206,16 @@ def expect(parsed: Parsed, command: Command) -> None:
 _HELP: Option = (FLAG, "help", "h", "", "show this help")
 
 
+# called by its name we say crun's usage lines
+_CRUN = {"exec": "CONTAINER cmd", "mounts": "[add|remove] CONTAINER FILE"}
+
+
 def usage(program: str, command: Command, below: Sequence[Command] = ()) -> str:
     """The help of a command, with the commands `below` it listed."""
-    name = f"{program} {command.name}".rstrip()
-    lines = [f"Usage: {name} [OPTIONS] {command.positionals}".rstrip(), ""]
+    line = f"{program} {command.name}".rstrip() + f" [OPTIONS] {command.positionals}"
+    if program == "crun":
+        line = f"crun [OPTION...] {command.name} {_CRUN.get(command.name, command.positionals)}"
+    lines = [f"Usage: {line}".rstrip(), ""]
     lines += _wrap(command.summary[:1].upper() + command.summary[1:] + ".", 0)
     if below:
         lines += ["", "Commands:"]

@@ -149,6 +149,10 @@ def create(
     if config is None:
         raw = read_config(bundle, config_path)
         config = parse(raw)
+    process = config.get("process")
+    if detach and not console_socket and isinstance(process, dict) and process.get("terminal") is True:
+        # runc's words, and crun's
+        raise CtnrError("cannot allocate tty if runc will detach without setting console socket: use --console-socket")
     root = root or state.default_root()
     supervisor = None
     if on_syscall:
@@ -158,10 +162,7 @@ def create(
     if check_config(config) or raw is None:
         raw = jsonio.dumps(config).encode("utf-8", "surrogateescape")
     process = config.get("process") or {}
-    terminal = process.get("terminal", False)
-    if terminal and detach and not console_socket:
-        raise CtnrError("cannot allocate tty if runc will detach without setting console socket")
-    if console_socket and not terminal:
+    if console_socket and not process.get("terminal", False):
         raise CtnrError("cannot use console socket if runc will not detach or allocate tty")
     own = config
     if listen_fds:

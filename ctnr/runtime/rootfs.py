@@ -302,13 +302,25 @@ def _cgroup_hierarchy(
     plan.add(p.ATTACH, path, dest)
 
 
+def _is_symlink(path: str) -> bool:
+    try:
+        posix.readlink(path)
+    except OSError:
+        return False
+    return True
+
+
 def devices(plan: Plan, ctx: Context) -> None:
     """/dev: the default devices, those of the config, the links; nothing if /dev is bound from elsewhere."""
+    mounted = False
     for mount in ctx.config.get("mounts") or ():
         if files.normpath("/" + mount["destination"]) == "/dev":
+            mounted = True
             words = mount.get("options") or ()
             if mount.get("type") == "bind" or "bind" in words or "rbind" in words:
                 return
+    if not mounted and _is_symlink(f"{ctx.rootfs}/dev"):
+        raise SpecError("root.path", f"/dev in {ctx.rootfs} is a symlink: the devices would be made elsewhere in it")
     wanted: dict[str, tuple[Device, str]] = {}
     for name, minor in DEFAULT_DEVICES:
         wanted[name] = ({"path": name, "type": "c", "major": 1, "minor": minor, "fileMode": 0o666}, "default devices")

@@ -32,10 +32,12 @@ _boot: list[str] = []
 
 
 def check_id(id: str) -> None:
-    """Raise unless `id` is one that every caller can use as a name: runc's grammar."""
-    if not id or len(id) > MAX_ID or id in (".", "..") or not _ALLOWED.issuperset(id):
+    """Raise unless `id` is one that every caller can use as a name: runc's grammar, and crun's: no dot first."""
+    if not id or len(id) > MAX_ID or id[0] == "." or not _ALLOWED.issuperset(id):
         wrong = next((f" invalid character {c!r}," for c in id if c not in _ALLOWED), "")
-        raise StateError(f"invalid container ID format: {id!r}:{wrong} use letters, digits and _ + - . only", id)
+        raise StateError(
+            f"invalid container ID format: {id!r}:{wrong} use letters, digits and _ + - . only, no . first", id
+        )
 
 
 def default_root() -> str:
