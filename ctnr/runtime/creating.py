@@ -12,13 +12,14 @@ from errno import ENOSYS, EPERM
 from time import time_ns
 
 from ctnr import _native, files, jsonio, log
-from ctnr.errors import CtnrError, SpecError, SyscallError
+from ctnr.errors import CtnrError, SyscallError
 from ctnr.runtime import cgroups, launch, state
 from ctnr.runtime import compile as compiler
 from ctnr.runtime import plan as p
 from ctnr.runtime.compile import Context
 from ctnr.runtime.container import Container
 from ctnr.runtime.process import Process
+from ctnr.runtime.rootfs import resolve_rootfs
 from ctnr.spec.runtime import parse, validate
 from ctnr.spec.tables import OCI_VERSION
 
@@ -66,26 +67,6 @@ def check_config(config: Config) -> bool:
 
     implied.add_user_namespace(config)
     return True
-
-
-def resolve_rootfs(config: Config, bundle: str) -> str:
-    """The root's canonical path: a directory that exists and is not the machine's own root."""
-    root = config.get("root")
-    if root is None:
-        raise SpecError("root", "is missing")
-    path = files.join(bundle, root["path"])
-    try:
-        fd = posix.open(path, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
-    except OSError as error:
-        raise SyscallError("root.path: open", error.errno or 0, path) from None
-    try:
-        real = posix.readlink(f"/proc/self/fd/{fd}")
-        here, top = posix.fstat(fd), posix.stat("/")
-    finally:
-        posix.close(fd)
-    if real == "/" or (here.st_dev, here.st_ino) == (top.st_dev, top.st_ino):
-        raise SpecError("root.path", f"{path} is the machine's own root: a container in it would be none")
-    return real
 
 
 class Made:

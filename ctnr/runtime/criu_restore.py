@@ -20,6 +20,7 @@ from ctnr.runtime.compile import Context
 from ctnr.runtime.container import Container
 from ctnr.runtime.criu import Criu, Worker, carry_out, explain, forget_log, open_directory
 from ctnr.runtime.process import Process
+from ctnr.runtime.rootfs import resolve_rootfs
 from ctnr.spec.runtime import parse
 from ctnr.spec.tables import CLONE_NEWNET, CLONE_NEWNS, MS_BIND, MS_REC, MS_SLAVE
 
@@ -90,7 +91,7 @@ def restore(
     if console_socket and not terminal:
         raise CtnrError("cannot use console socket if runc will not detach or allocate tty")
     ctx = Context(config, id, bundle)
-    ctx.rootfs = creating.resolve_rootfs(config, bundle)
+    ctx.rootfs = resolve_rootfs(config, bundle)
     if not ctx.mount_namespace:
         raise SpecError("linux.namespaces", "CRIU restores a container only into a mount namespace of its own")
     criu = Criu()

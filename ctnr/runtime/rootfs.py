@@ -9,7 +9,7 @@ from __future__ import annotations
 import posix
 
 from ctnr import files
-from ctnr.errors import CtnrError, SpecError
+from ctnr.errors import CtnrError, SpecError, SyscallError
 from ctnr.runtime import plan as p
 from ctnr.spec.mounts import parse_options
 from ctnr.spec.schema import quote
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ctnr.runtime.compile import Context
     from ctnr.runtime.plan import Plan
     from ctnr.spec.mounts import MountOptions
-    from ctnr.spec.types import Device, Mount
+    from ctnr.spec.types import Config, Device, Mount
 
 S_IFBLK, S_IFCHR, S_IFIFO = 0o060000, 0o020000, 0o010000
 
@@ -65,6 +65,26 @@ PROPAGATION = {
 _SB_WORDS = ((MS_RDONLY, 1), (MS_SYNCHRONOUS, 2), (MS_DIRSYNC, 4), (MS_LAZYTIME, 8), (MS_MANDLOCK, 16))
 # their superblock is shared with the host, or read-only would say nothing: "ro" is a property of the mount alone
 _SHARED_TYPES = ("proc", "sysfs", "cgroup", "cgroup2", "mqueue", "devpts")
+
+
+def resolve_rootfs(config: Config, bundle: str) -> str:
+    """The root's canonical path: a directory that exists and is not the machine's own root."""
+    root = config.get("root")
+    if root is None:
+        raise SpecError("root", "is missing")
+    path = files.join(bundle, root["path"])
+    try:
+        fd = posix.open(path, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
+    except OSError as error:
+        raise SyscallError("root.path: open", error.errno or 0, path) from None
+    try:
+        real = posix.readlink(f"/proc/self/fd/{fd}")
+        here, top = posix.fstat(fd), posix.stat("/")
+    finally:
+        posix.close(fd)
+    if real == "/" or (here.st_dev, here.st_ino) == (top.st_dev, top.st_ino):
+        raise SpecError("root.path", f"{path} is the machine's own root: a container in it would be none")
+    return real
 
 
 def begin(plan: Plan, ctx: Context) -> None:
