@@ -12,6 +12,17 @@ from _json import encode_basestring_ascii
 
 from ctnr.files import write_fd
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Sink(Protocol):
+        """Another place for what is logged."""
+
+        def write(self, level: str, msg: str) -> None: ...
+        def close(self) -> None: ...
+
+
 LEVELS = {"error": 0, "warning": 1, "info": 2, "debug": 3}
 
 _STDERR = 2
@@ -19,6 +30,8 @@ _fd = _STDERR
 _json = False
 _level = LEVELS["info"]
 _program = ""
+_sink: Sink | None = None
+_only = False
 
 
 def configure(path: str | None, format: str = "text", level: str = "info", program: str = "") -> None:
@@ -27,7 +40,7 @@ def configure(path: str | None, format: str = "text", level: str = "info", progr
     With `program`, who reads stderr is a person: "PROGRAM: level: message" instead of text lines there.
     Raises OSError if the file cannot be opened, ValueError for another format or level.
     """
-    global _fd, _json, _level, _program
+    global _fd, _json, _level, _program, _sink, _only
     if format not in ("text", "json"):
         raise ValueError(f"unknown log format {format!r}: text or json")
     if level == "warn":
@@ -41,11 +54,20 @@ def configure(path: str | None, format: str = "text", level: str = "info", progr
     if _fd != _STDERR:
         posix.close(_fd)
     _fd, _json, _level, _program = fd, format == "json", LEVELS[level], program
+    if _sink is not None:
+        _sink.close()
+    _sink, _only = None, False
+
+
+def send_to(sink: Sink, only: bool) -> None:
+    """Have `sink` written to for each event, until configure() closes it; `only`: and nothing else."""
+    global _sink, _only
+    _sink, _only = sink, only
 
 
 def to_stderr() -> bool:
     """Whether log lines go to stderr: then an error logged need not be printed there as well."""
-    return _fd == _STDERR
+    return _fd == _STDERR and not _only
 
 
 def error(msg: str) -> None:
@@ -74,6 +96,13 @@ def escape(text: str) -> str:
 def _write(level: str, msg: str) -> None:
     if LEVELS[level] > _level:
         return
+    if _sink is not None:
+        try:
+            _sink.write(level, msg)
+        except OSError as e:
+            write_fd(_STDERR, f"cannot write the log: {e.strerror}: {level}: {escape(msg)}\n".encode())
+        if _only:
+            return
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if _json:
         line = f'{{"msg":{encode_basestring_ascii(msg)},"level":"{level}","time":"{stamp}"}}\n'

@@ -608,9 +608,14 @@ def test_what_errors_say_cannot_move_the_cursor(run: Run, fake: Fake, program: s
         ("ctnr pause", 1, "CONTAINER is missing (see 'ctnr pause --help')"),
         ("ctnr --root / state c", 1, "--root may not be / (see 'ctnr --help')"),
         (
-            "ctnr --log journald:x state c",
+            "ctnr --log journald: state c",
             1,
-            "--log journald: is not supported by this version of ctnr (see 'ctnr --help')",
+            "--log journald: needs a name of letters, as in journald:NAME (see 'ctnr --help')",
+        ),
+        (
+            "ctnr --log syslog:a]b state c",
+            1,
+            "--log syslog: needs a name of letters, as in syslog:NAME (see 'ctnr --help')",
         ),
         (
             "ctnr --systemd-cgroup --cgroup-manager cgroupfs state c",

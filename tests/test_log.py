@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import re
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,81 @@ def test_configure_refuses(tmp_path: Path) -> None:
         log.configure(str(tmp_path / "f" / "log"))
     # a refused configuration changes nothing
     assert log.to_stderr()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """In place of the machine's log daemons."""
+    from ctnr.cli import logsocket
+
+    path = str(tmp_path / "daemon")
+    monkeypatch.setattr(logsocket, "JOURNAL", path)
+    monkeypatch.setattr(logsocket, "SYSLOG", path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(path)
+        listening.settimeout(10)
+        yield listening
+
+
+def test_journald(daemon: socket.socket, capfd: pytest.CaptureFixture[str]) -> None:
+    """Fields as systemd's native protocol has them; a message cannot add one."""
+    from ctnr.cli.boot import main
+
+    assert main(["ctnr-oci", "--log", "journald:box-1", "state", "no\nMESSAGE=forged"]) == 1
+    head, _, rest = daemon.recv(1 << 16).partition(b"MESSAGE\n")
+    assert head == b"PRIORITY=3\nSYSLOG_IDENTIFIER=box-1\nID=box-1\n"
+    size = int.from_bytes(rest[:8], "little")
+    assert rest[8 + size :] == b"\n" and b"invalid container ID format" in rest[8 : 8 + size]
+    # in plain words for who called
+    assert capfd.readouterr().err.startswith("invalid container ID format")
+    log.error("x" * (1 << 20))
+    assert len(daemon.recv(1 << 21)) >= 8 << 10
+
+
+def test_syslog(daemon: socket.socket, capfd: pytest.CaptureFixture[str]) -> None:
+    from ctnr.cli.boot import main
+
+    assert main(["ctnr-oci", "--log", "syslog:box", "--log-level", "debug", "state", "a\nb"]) == 1
+    line = daemon.recv(1 << 16).decode()
+    assert re.fullmatch(
+        rf"<11>\w{{3}} [ \d]\d \d\d:\d\d:\d\d box\[{os.getpid()}\]: invalid container ID format: .*", line
+    )
+    log.debug("more")
+    assert daemon.recv(1 << 16).startswith(b"<15>")
+
+
+def test_syslog_by_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ctnr.cli import logsocket
+
+    monkeypatch.setattr(logsocket, "SYSLOG", str(tmp_path / "stream"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "stream"))
+        listening.listen()
+        log.send_to(logsocket.sink("syslog", "box"), only=True)
+        connection, _ = listening.accept()
+        with connection:
+            log.warning("w")
+            assert connection.recv(1 << 16).endswith(b": w\0")
+        log.configure(None)
+
+
+def test_journald_beside_the_log(daemon: socket.socket, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """youki's --systemd-log."""
+    from ctnr.cli.boot import main
+
+    path = tmp_path / "log"
+    assert main(["ctnr-oci", "--systemd-log", "--log", f"file:{path}", "state", "no/such"]) == 1
+    assert b"ID=ctnr-oci" in daemon.recv(1 << 16)
+    assert "invalid container ID" in path.read_text()
+
+
+def test_no_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    from ctnr.cli import logsocket
+    from ctnr.cli.boot import main
+
+    monkeypatch.setattr(logsocket, "SYSLOG", str(tmp_path / "nobody"))
+    assert main(["ctnr-oci", "--log", "syslog:x", "list"]) == 1
+    assert f"{tmp_path}/nobody: no such file or directory" in capfd.readouterr().err
 
 
 @given(st.text(st.characters(exclude_categories=())))

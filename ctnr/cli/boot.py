@@ -31,9 +31,16 @@ OCI_PROGRAMS = ("ctnr-oci", "runc", "crun")
 
 GLOBAL_OPTIONS: Sequence[Option] = (
     (VALUE, "root", "", "DIR", "where the containers' state is (default: /run/ctnr, or $XDG_RUNTIME_DIR/ctnr)"),
-    (VALUE, "log", "", "FILE", "append the log to FILE (default: stderr)"),
+    (
+        VALUE,
+        "log",
+        "",
+        "FILE",
+        "append the log to FILE, or to the daemon of journald:NAME, syslog:NAME (default: stderr)",
+    ),
     (CHOICE, "log-format", "", "text|json", "how a line of the log looks (default: text)"),
     (CHOICE, "log-level", "", "error|warning|info|debug", "what is logged (default: info)"),
+    (FLAG, "systemd-log", "", "", "log to journald, too"),
     (FLAG, "debug", "", "", "log everything, and show where an internal error comes from"),
     (FLAG, "systemd-cgroup", "", "", "the same as --cgroup-manager systemd"),
     (CHOICE, "cgroup-manager", "", "cgroupfs|systemd|disabled", "who makes the cgroups (default: cgroupfs)"),
@@ -62,13 +69,20 @@ class Globals:
         """Take over the options before the verb, and open the log they ask for. Raises UsageError, OSError."""
         self.debug = self.debug or options.flag("debug")
         target = options.value("log")
+        daemon = ("journald", self.program) if options.flag("systemd-log") else None
         if target is not None:
             scheme, colon, rest = target.partition(":")
             if colon and scheme in ("journald", "syslog"):
-                raise UsageError(f"--log {scheme}: is not supported by this version of ctnr")
-            target = rest if colon and scheme == "file" else target
+                target, daemon = None, (scheme, rest)
+            else:
+                target = rest if colon and scheme == "file" else target
         level = "debug" if self.debug else options.value("log-level") or "info"
         log.configure(target, options.value("log-format") or "text", level, "" if self.oci else self.program)
+        if daemon is not None:
+            from ctnr.cli.logsocket import sink
+
+            # youki's --systemd-log comes beside the log
+            log.send_to(sink(*daemon), only=not options.flag("systemd-log"))
         root = options.value("root")
         if root is not None:
             self.root = abspath(root)
