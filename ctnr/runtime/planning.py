@@ -7,6 +7,7 @@ from ctnr import files
 from ctnr.runtime import cgroups, creating
 from ctnr.runtime import compile as compiler
 from ctnr.runtime.compile import Context
+from ctnr.runtime.rootfs import resolve_rootfs
 from ctnr.spec.runtime import parse
 
 TYPE_CHECKING = False
@@ -36,7 +37,7 @@ def plan(
     ctx = Context(config, id, bundle)
     lenient = made is None
     made = made or creating.Made()
-    ctx.rootfs = made.rootfs or creating.resolve_rootfs(config, bundle)
+    ctx.rootfs = made.rootfs or resolve_rootfs(config, bundle)
     ctx.no_pivot, ctx.no_new_keyring, ctx.init = no_pivot, no_new_keyring, init
     ctx.root_steps = made.root_steps
     rootless = creating.is_rootless()
