@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import criu, machine, terminals, users
+from support import criu, machine, runtimes, terminals, users
 from support.bundles import Bundle, MakeBundle, new_id
 from support.criu import Fake
 from support.runtimes import MakeRuntime, Runtime, finished
@@ -289,6 +289,20 @@ def test_states_that_have_nothing_to_checkpoint(runtime: Runtime, box: Bundle, f
     runtime("delete", id).ok()
     assert "container does not exist" in runtime("checkpoint", *where, id).error_line
     assert not (work / "images").exists()
+
+
+def test_a_container_without_a_bundle(runtimes_of: MakeRuntime, fake: Fake, work: Path) -> None:
+    """What could not be restored is not ended."""
+    runtime = runtimes_of(fake.user(), path=runtimes.ctnr_bin())
+    id, null = new_id(), subprocess.DEVNULL
+    process = runtime.popen("run", "--name", id, "host:", "sleep", "1000", stdin=null, stdout=null, stderr=null)
+    assert machine.poll(lambda: '"running"' in runtime("state", id).out, 20, 0.1)
+    refused = runtime("checkpoint", "--image-path", str(work / "images"), id)
+    assert refused.code == 1 and "was made by `ctnr run`: there is no bundle to restore it from" in refused.error_line
+    assert runtime.status(id) == "running" and not (work / "images").exists()
+    runtime("delete", "--force", id).ok()
+    process.wait(20)
+    finished(process)
 
 
 @pytest.mark.parametrize("kind", [users.SUBIDS, users.ONE_ID])

@@ -61,6 +61,8 @@ def checkpoint(
         status = container.status()
         if status not in ("running", "paused"):
             raise StateError(f"Container cannot be checkpointed in {status} state", container.id, status)
+        if "source" in container.extra:
+            raise CtnrError(f"container {container.id} was made by `ctnr run`: there is no bundle to restore it from")
         criu = Criu()
         server = _address(page_server)
         config = container.config
