@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support import default_cases, mount_cases, process_cases, refusals, root_cases, terminals, users
@@ -196,6 +197,17 @@ def test_a_terminal_without(
         assert person.wait() == 5
     finally:
         person.close()
+
+
+def test_who_asks_for_a_pidfd_is_told_that_there_is_none(
+    refuse: Callable[[str], None], root_runtime: Runtime, bundle_of: MakeBundle, root: users.User, work: Path
+) -> None:
+    refuse("ENOSYS:clone-pidfd")
+    done = root_runtime.quiet(
+        "create", "--pidfd-socket", str(work / "s"), "--bundle", str(bundle_of(root).path), id := new_id()
+    )
+    assert "--pidfd-socket: needs pidfd_open" in done.error_line
+    assert id not in root_runtime.ids()
 
 
 def test_the_shim_refuses() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import posix
 
 from ctnr import _native, files
-from ctnr.errors import SyscallError
+from ctnr.errors import CtnrError, SyscallError
+from ctnr.runtime import launch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ _SOCK_STREAM = 1
 
 
 def send_pidfd(path: str, field: str, name: bytes, pidfd: int) -> None:
-    """Send a pidfd to the stream socket at `path`, with `name` as the message, as runc does. Raises SyscallError."""
+    """Send a pidfd to the stream socket at `path`, with `name` as the message, as runc does. Raises SyscallError, CtnrError."""
+    if not _native.pidfd_polls(pidfd):
+        raise CtnrError(f"{field}: needs pidfd_open, {launch.MISSING}")  # what we have instead is of no use to others
     try:
         directory = files.open_dir(files.dirname(path) or ".")
         try:
