@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from ctnr.errors import StateError as StateError
     from ctnr.errors import SyscallError as SyscallError
     from ctnr.runtime.container import Container as Container
+    from ctnr.runtime.landlock import Landlock as Landlock
     from ctnr.runtime.listing import list_containers as list_containers
     from ctnr.runtime.process import Process as Process
+    from ctnr.runtime.supervisor.request import Request as Request
 
 __version__ = "0.1.0"
 
@@ -33,15 +35,19 @@ _HOME = {
     "SyscallError": "ctnr.errors",
     "Container": "ctnr.runtime.container",
     "list_containers": "ctnr.runtime.listing",
+    "Landlock": "ctnr.runtime.landlock",
     "Process": "ctnr.runtime.process",
+    "Request": "ctnr.runtime.supervisor.request",
 }
 
 __all__ = [
     "PIPE",
     "Container",
     "CtnrError",
+    "Landlock",
     "Options",
     "Process",
+    "Request",
     "Result",
     "SpecError",
     "StateError",

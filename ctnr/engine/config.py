@@ -61,11 +61,12 @@ _DEVICE_SKIP = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/ptm
 class Security:
     """--security-opt and --privileged, read."""
 
-    __slots__ = ("mask", "no_new_privileges", "seccomp", "unmask")
+    __slots__ = ("landlock", "mask", "no_new_privileges", "seccomp", "unmask")
 
     def __init__(self, options: Options) -> None:
         self.no_new_privileges = False
         self.seccomp: dict[str, Any] | None = None
+        self.landlock = _landlock(options.landlock)
         self.mask: list[str] = []
         self.unmask: list[str] = ["ALL"] if options.privileged else []
         for text in options.security_opt:
@@ -76,6 +77,8 @@ class Security:
                 self.no_new_privileges = value != "false"
             elif key == "seccomp":
                 self.seccomp = None if value == "unconfined" else _seccomp_file(value)
+            elif key == "landlock" and value:
+                self.landlock = _landlock_file(value)
             elif key == "mask" and value:
                 self.mask += value.split(":")
             elif key == "unmask" and value:
@@ -86,12 +89,35 @@ class Security:
                 continue  # none is ever applied
             else:
                 raise CtnrError(
-                    f"--security-opt: {text!r} is not supported: no-new-privileges, seccomp=FILE|unconfined, mask=PATHS,"
-                    " unmask=ALL|PATHS, systempaths=unconfined"
+                    f"--security-opt: {text!r} is not supported: no-new-privileges, seccomp=FILE|unconfined, landlock=FILE,"
+                    " mask=PATHS, unmask=ALL|PATHS, systempaths=unconfined"
                 )
 
     def keep(self, paths: tuple[str, ...]) -> list[str]:
         return [path for path in paths if "ALL" not in self.unmask and path not in self.unmask]
+
+
+def _landlock(given: Any) -> str:
+    """The annotation of what `landlock` of the options says: a ctnr.Landlock, or its document."""
+    if given is None:
+        return ""
+    from ctnr import jsonio
+    from ctnr.runtime import landlock
+
+    text: str = jsonio.dumps(given) if isinstance(given, dict) else given.json()
+    landlock.parse(text, "landlock")
+    return text
+
+
+def _landlock_file(path: str) -> str:
+    from ctnr.runtime import landlock
+
+    try:
+        text = files.read_file(path).decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise SyscallError("--security-opt: landlock: read", error.errno or 0, path) from None
+    landlock.parse(text, f"--security-opt: landlock: {path}")
+    return text
 
 
 def _seccomp_file(path: str) -> dict[str, Any]:
@@ -162,6 +188,8 @@ def build(options: Options, source: Source, id: str, state_dir: str) -> Config:
             "readonlyPaths": security.keep(READONLY),
         },
     }
+    if security.landlock:
+        config["annotations"] = {"io.ctnr.landlock": security.landlock}
     if security.seccomp is not None:
         config["linux"]["seccomp"] = security.seccomp  # type: ignore[typeddict-item]
     if rootless:

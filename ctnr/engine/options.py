@@ -14,7 +14,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from posix import stat_result
+    from typing import Any
 
+    from ctnr.runtime.landlock import Landlock
     from ctnr.spec.types import Device, DeviceCgroup, Mount, Rlimit
 
 
@@ -23,7 +25,7 @@ class Options:
 
     command: the program and its arguments, or None for a shell. env: NAME -> value. volumes, mounts, tmpfs, ulimits,
     devices, security_opt: docker's notations. memory: bytes or "512m". cpus: a number of processors. network: "host" or
-    "none". rm: remove the container at its end; None: if it has no name.
+    "none". landlock: a ctnr.Landlock. rm: remove the container at its end; None: if it has no name.
     """
 
     __slots__ = (
@@ -36,6 +38,7 @@ class Options:
         "env",
         "hostname",
         "init",
+        "landlock",
         "memory",
         "mounts",
         "name",
@@ -65,6 +68,7 @@ class Options:
         env: Mapping[str, str] | None = None,
         hostname: str | None = None,
         init: bool = False,
+        landlock: Landlock | dict[str, Any] | None = None,
         memory: int | str | None = None,
         mounts: Sequence[str] = (),
         name: str | None = None,
@@ -103,6 +107,7 @@ class Options:
         self.env = dict(env or {})
         self.hostname = hostname
         self.init = init
+        self.landlock = landlock
         self.memory = memory
         self.mounts = mounts
         self.name = name

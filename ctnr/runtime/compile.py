@@ -397,7 +397,11 @@ def _become(plan: Plan, ctx: Context, process: Process, path: str, first: bool) 
     no_new_privs = process.get("noNewPrivileges", False)
     if no_new_privs:
         plan.add(p.NO_NEW_PRIVS, f"{path}.noNewPrivileges")
-    else:
+    if rules := (ctx.config.get("annotations") or {}).get("io.ctnr.landlock"):
+        from ctnr.runtime import landlock
+
+        landlock.compile(plan, rules, user.get("uid", 0))
+    if not no_new_privs:
         _seccomp(plan, ctx)  # without no_new_privs it takes CAP_SYS_ADMIN
     plan.add(p.BOUNDING, f"{path}.capabilities.bounding", args=(capability_mask(capabilities.get("bounding")),))
     groups = user.get("additionalGids") or []

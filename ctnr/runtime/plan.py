@@ -64,12 +64,16 @@ if TYPE_CHECKING:
     UMASK,
     CWD,
     NO_NEW_PRIVS,
+    LANDLOCK,
+    LANDLOCK_PATH,
+    LANDLOCK_PORT,
+    LANDLOCK_SELF,
     SECCOMP,
     LOOKUP,
     WAIT,
     REAPER,
     EXEC,
-) = range(55)
+) = range(59)
 
 # flags, as in plan.h
 JOIN_RETRY = 1
@@ -84,6 +88,7 @@ ATTRIBUTE_OPTIONAL = 1
 CWD_TRY = 1
 CONSOLE_BIND = 1
 USER_SETGROUPS = 1
+LANDLOCK_OPTIONAL = 1
 SECCOMP_PIPE = 1
 EXEC_HOME = 1
 

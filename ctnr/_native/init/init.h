@@ -29,6 +29,8 @@ struct init {
     int cwd_done;
     uint32_t code;    /* ERR_* that goes with the error about to be returned */
     char detail[512]; /* the path or text that goes with it */
+    int landlock_fd;  /* the ruleset that is being made */
+    char home[1024];  /* HOME=..., once it has been looked for */
     char *state;      /* the state document for hooks */
     size_t state_len;
     char exe[PATH_MAX_]; /* what LOOKUP found */
@@ -67,8 +69,11 @@ step_fn do_oom_score, do_nodump, do_cgroup, do_join, do_unshare, do_timens, do_c
     do_setsid, do_hostname, do_domainname, do_sysctl, do_keyring, do_rlimit, do_mkcwd, do_user, do_bounding, do_caps,
     do_umask, do_cwd, do_nnp, do_seccomp, do_lookup, do_wait, do_reaper, do_exec;
 step_fn do_attribute, do_label, do_scheduler, do_io_priority, do_affinity, do_memory_policy, do_personality;
+step_fn do_landlock, do_landlock_path, do_landlock_port, do_landlock_self;
 step_fn do_console, do_hook_output, do_hook;
 int copy_up(struct init *in, int from, int to);
+/* program.c: HOME of a uid, from the container's /etc/passwd, into home. */
+void find_home(struct init *in, uint64_t uid);
 /* notify.c: install the filter and give the listener's fd away. */
 int seccomp_listen(struct init *in, const struct plan_step *s, struct sock_fprog *prog);
 

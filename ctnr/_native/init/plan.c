@@ -36,6 +36,7 @@ static unsigned needs(uint16_t op)
     case OP_SCHEDULER:
     case OP_MKCWD:
     case OP_CWD:
+    case OP_LANDLOCK_PATH:
     case OP_SECCOMP:
         return 1;
     case OP_HOST_MOUNT:

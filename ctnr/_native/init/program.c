@@ -58,13 +58,15 @@ static int has_home(char **env)
 }
 
 /* HOME of uid from the container's /etc/passwd; "/" if it does not say. */
-static void find_home(struct init *in, char *home, size_t size)
+void find_home(struct init *in, uint64_t id)
 {
+    char *home = in->home;
+    size_t size = sizeof in->home;
     char buf[4096], uid[24];
     char line[1024];
     size_t n = 0;
     int skip = 0;
-    put_num(uid, (uint64_t)SYS0(getuid));
+    put_num(uid, id);
     put_str(home, home + size, "HOME=/");
     int fd = root_open(in, "/etc/passwd", O_RDONLY | O_NONBLOCK, 0);
     struct sys_stat st;
@@ -173,7 +175,6 @@ int do_reaper(struct init *in, const struct plan_step *s)
 
 int do_exec(struct init *in, const struct plan_step *s)
 {
-    char home[1024];
     size_t n;
     char **argv = plan_list(in, s, 0, 0, NULL), **env = plan_list(in, s, 1, 1, &n);
     if (!argv || !env)
@@ -181,8 +182,9 @@ int do_exec(struct init *in, const struct plan_step *s)
     if (!argv[0])
         return -ENOEXEC;
     if ((s->flags & EXEC_HOME) && !has_home(env)) {
-        find_home(in, home, sizeof home);
-        env[n] = home;
+        if (!in->home[0])
+            find_home(in, (uint64_t)SYS0(getuid));
+        env[n] = in->home;
     }
     /* Once more than at the start; the container's own seccomp filter may refuse it by now, which is no harm. */
     SYS(close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);
