@@ -86,7 +86,7 @@ enum plan_op {
     OP_UMASK,         /* arg0 */
     OP_CWD,           /* str0; flags CWD_TRY: once more later if it is refused now */
     OP_NO_NEW_PRIVS,
-    OP_LANDLOCK,      /* arg0: handled_access_fs; arg1: handled_access_net; arg2: scoped; arg3: how many bytes of these */
+    OP_LANDLOCK, /* arg0: handled_access_fs; arg1: handled_access_net; arg2: scoped; arg3: how many bytes of these */
     OP_LANDLOCK_PATH, /* str0: path; arg0: allowed_access; flags LANDLOCK_* */
     OP_LANDLOCK_PORT, /* arg0: allowed_access; arg1: port */
     OP_LANDLOCK_SELF, /* arg0: LANDLOCK_RESTRICT_SELF_*; arg1: uid that the program will have */
@@ -122,11 +122,11 @@ enum plan_op {
 #define SYMLINK_REPLACE 1    /* remove what is there */
 #define SYMLINK_KEEP 2       /* what is there may stay */
 #define CWD_TRY 1
-#define CONSOLE_BIND 1   /* bind the slave over /dev/console */
-#define USER_SETGROUPS 1 /* setgroups is possible here */
+#define CONSOLE_BIND 1      /* bind the slave over /dev/console */
+#define USER_SETGROUPS 1    /* setgroups is possible here */
 #define LANDLOCK_OPTIONAL 1 /* a path that is not there is left out */
-#define SECCOMP_PIPE 1   /* with it goes the end of a pipe that the exec closes: what came before was the init's own */
-#define EXEC_HOME 1      /* set HOME from /etc/passwd if env has none */
+#define SECCOMP_PIPE 1 /* with it goes the end of a pipe that the exec closes: what came before was the init's own */
+#define EXEC_HOME 1    /* set HOME from /etc/passwd if env has none */
 
 #define SYNC_NETLINK 1
 

@@ -7,6 +7,7 @@ HOT: imported by features.
 from __future__ import annotations
 
 from ctnr import __version__
+from ctnr._native import landlock_abi
 from ctnr.errors import CtnrError
 from ctnr.runtime import seccomp_build
 from ctnr.runtime.criu_program import checkpoint_possible
@@ -24,7 +25,7 @@ def features() -> Features:
         architectures = seccomp_build.supported_architectures()
     except CtnrError:
         library, flags, architectures = "", [], []
-    return document(
+    found = document(
         version=__version__,
         cgroup_v1=True,
         cgroup_v2=True,
@@ -44,3 +45,5 @@ def features() -> Features:
         checkpoint=checkpoint_possible(),
         unsafe_annotations=("run.oci.", "org.criu.config"),
     )
+    found["annotations"]["io.ctnr.landlock.abi"] = str(landlock_abi())
+    return found

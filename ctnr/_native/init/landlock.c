@@ -5,7 +5,9 @@
 #define RULE_PATH_BENEATH 1
 #define RULE_NET_PORT 2
 /* what there is to be allowed of something that is no directory; the kernel refuses the rest there */
-#define OF_FILES (1u << 0 /* execute */ | 1u << 1 /* write_file */ | 1u << 2 /* read_file */ | 1u << 14 /* truncate */ | 1u << 15 /* ioctl_dev */)
+#define OF_FILES                                                                                                       \
+    (1u << 0 /* execute */ | 1u << 1 /* write_file */ | 1u << 2 /* read_file */ | 1u << 14 /* truncate */ |            \
+     1u << 15 /* ioctl_dev */)
 
 #ifndef __NR_landlock_create_ruleset
 #define __NR_landlock_create_ruleset 444
