@@ -116,7 +116,7 @@ def test_by_signals_without_a_cgroup(user: User, runtimes_of: MakeRuntime, bundl
     runtime.quiet("exec", "--detach", id, "sh", "-c", "while :; do sleep 0.01; done").ok()
     runtime("pause", id).ok()
     pids = runtime("ps", "--format", "json", id).ok().json()
-    assert len(pids) >= 4
+    assert len(pids) >= 3  # beside those, whoever is between two children
     assert {stat_letter(one) for one in pids} <= {"T", "Z"}
     # whoever continues it behind our back: the state is what the kernel says
     os.kill(pid, 18)

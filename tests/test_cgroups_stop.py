@@ -32,6 +32,7 @@ def test_a_v1_cgroup_that_will_not_freeze_is_thawed(fake_v1: Cgroupfs, monkeypat
     cgroup = create(fake_v1)
     original = fake_v1.write
     monkeypatch.setattr(v1, "sleep", lambda seconds: None)
+    monkeypatch.setattr(v1.freeze, "__defaults__", (0.01,))
 
     def write(name: str, value: str, dir_fd: int | None = None) -> None:
         original(name, "FREEZING" if value == "FROZEN" else value, dir_fd)

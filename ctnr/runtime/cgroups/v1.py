@@ -7,7 +7,7 @@ HOT: imported where a v1 hierarchy is mounted. Files and their rules: kernel Doc
 from __future__ import annotations
 
 from errno import EBUSY, EINVAL, ENODEV, ENOENT
-from time import sleep
+from time import monotonic, sleep
 
 from ctnr.errors import CtnrError, SpecError, SyscallError
 from ctnr.runtime.cgroups import devices
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # The controllers v1 has and what v2 (and resources.wanted) calls them where that differs
 NAME = {"io": "blkio"}
+FREEZE_TIMEOUT = 10.0
 
 
 def apply(controller: str, path: str, resources: Resources, open_dir: Callable[[str], Dir] = Dir) -> None:
@@ -290,23 +291,26 @@ def frozen(path: str) -> bool:
         raise SyscallError("read the freezer's state of", e.errno or 0, path) from e
 
 
-def freeze(path: str) -> None:
+def freeze(path: str, timeout: float = FREEZE_TIMEOUT) -> None:
     """Freeze every process of the cgroup, and return when they are. Raises SyscallError, CtnrError.
 
     A cgroup into which processes are still forked or moved can stay FREEZING for ever: v1 needs a retry, and now and
-    then a thaw (runc's numbers, found by trial on old and slow systems).
+    then a thaw (as runc, which found it by trial on old and slow systems); a busy machine needs time, up to `timeout` seconds.
     """
+    deadline = monotonic() + timeout
+    attempt = 0
     with Dir(path) as d:
         try:
-            for attempt in range(1000):
-                if attempt % 50 == 49:
+            while attempt < 1000 or monotonic() < deadline:
+                attempt += 1
+                if attempt % 50 == 0:
                     d.write("freezer.state", "THAWED")
                     sleep(0.01)
                 d.write("freezer.state", "FROZEN")
-                if attempt % 25 == 24:
-                    sleep(0.00001)
                 if d.read("freezer.state").strip() == "FROZEN":
                     return
+                # each process has to be run to get there
+                sleep(min(attempt * 0.00001, 0.002))
         except OSError as e:
             raise SyscallError("freeze the cgroup", e.errno or 0, path) from e
         try:
