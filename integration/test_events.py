@@ -120,6 +120,15 @@ def test_a_container_that_dies_of_it(view: str, runtimes_of: MakeRuntime, root: 
     runtime("delete", id).ok()
 
 
+def test_a_limit_too_low_to_start_in(view: str, runtimes_of: MakeRuntime, root: User, bundle_of: MakeBundle) -> None:
+    runtime = runtimes_of(root, view=view)
+    bundle = limited(bundle_of, root, runtime)
+    bundle.linux["resources"]["memory"] = dict.fromkeys(bundle.linux["resources"]["memory"], 40960)
+    done = runtime.run(bundle)
+    assert done.code == 1 and "container init was OOM-killed (memory limit too low?)" in done.error_line
+    assert runtime.ids() == []
+
+
 def finish(process: subprocess.Popen[bytes]) -> None:
     assert process.stdout is not None
     process.stdout.close()

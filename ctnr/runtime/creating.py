@@ -311,7 +311,13 @@ class _Creation:
                 ctx.hook_outputs = init_outputs(ctx.config, fds)
             started = self._spawn(fds, stdio, group)
             container._dir.write(state.CONFIG, self.raw)  # while the init is at work
-            started.until_ready(self._phase, self._note)
+            try:
+                started.until_ready(self._phase, self._note)
+            except CtnrError:
+                if group is not None and group.oom_killed():
+                    # runc's words
+                    raise CtnrError("container init was OOM-killed (memory limit too low?)") from None
+                raise
             if "intelRdt" in ctx.linux:
                 intelrdt.join(container.extra["rdt"], [container.pid])
         finally:

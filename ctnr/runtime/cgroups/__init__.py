@@ -267,6 +267,20 @@ class Cgroup:
         except OSError as e:
             raise SyscallError("list the processes of the cgroup", e.errno or 0, path) from e
 
+    def oom_killed(self) -> bool:
+        """Whether the kernel has killed a process of it for want of memory. Raises SyscallError."""
+        if "memory" in self.paths:
+            file = self.paths["memory"] + "/memory.oom_control"
+        else:
+            file = self.paths.get("", "") + "/memory.events"
+        try:
+            counts = dict(line.split() for line in dirs.read(file).splitlines())
+        except FileNotFoundError:
+            return False  # no memory controller
+        except OSError as e:
+            raise SyscallError("read", e.errno or 0, file) from e
+        return counts.get("oom_kill", "0") != "0"
+
     def _main(self) -> str:
         # all hierarchies hold the same processes; cgroup2's is the one others read too
         return next(self.paths[name] for name in ("", "devices", *self.paths) if name in self.paths)
