@@ -3,7 +3,8 @@
 
 HOT (mounts). The init makes a mount, detached, in a mount namespace of its own that still shows the host's files, and joins the
 container's only then, to attach it: no path of the host means anything there, and none of the container's is followed out of it.
-Everything else of the container's it has joined before, so that proc, sysfs and mqueue are the container's.
+Everything else of the container's it has joined before, so that proc, sysfs and mqueue are the container's; but it makes no child
+before, so it is not in the container's pid namespace while /proc/PID/root of it would be the host's root.
 """
 
 from __future__ import annotations
@@ -100,7 +101,6 @@ def _begin(ctx: Context, first: int, new_namespace: bool) -> Plan:
     if new_namespace:
         plan.add(p.UNSHARE, "linux.namespaces", args=(CLONE_NEWNS,))
         plan.add(p.PROPAGATION, "", "/", args=(MS_SLAVE | MS_REC,))
-    plan.add(p.CLONE, "", args=(0,))
     if ctx.user_namespace:
         plan.add(p.SETID0, "linux.uidMappings")
     return plan
@@ -121,11 +121,13 @@ def _plan(ctx: Context, index: int) -> Plan:
         if step.op == p.FSMOUNT and step.flags & p.FSMOUNT_LEGACY:
             raise SpecError(f"{path}.options", "iversion and silent are for mounts that are made with the container")
         # what looks at the directory below is made where that is; it is a tmpfs, to which the host's files mean nothing
-        detached = step.op == p.FSMOUNT and not step.flags & (p.FSMOUNT_COPYUP | p.FSMOUNT_MODE)
+        detached = step.op == p.FSMOUNT and type != "proc" and not step.flags & (p.FSMOUNT_COPYUP | p.FSMOUNT_MODE)
         if detached:
             plan.add(p.FSMOUNT, path, *step.strings, args=step.args, flags=step.flags | p.FSMOUNT_DETACHED)
         if step.op in _INSIDE and not inside:
             plan.add(p.JOIN, "linux.namespaces", args=(CLONE_NEWNS,), ref="mounts")
+            if type == "proc":
+                plan.add(p.CLONE, "", args=(0,))  # it shows the pid namespace of who mounts it
             plan.add(p.ROOTFS, "", "/", flags=p.ROOTFS_PLAIN)
             inside = True
         if detached:
