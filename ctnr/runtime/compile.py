@@ -158,9 +158,10 @@ def check_supported(config: Config) -> None:
     """Refuse what the config asks for and this version does not do."""
     process = config.get("process") or {}
     linux = config.get("linux") or {}
-    if "run.oci.seccomp.plugins" in (config.get("annotations") or ()):
-        why = "crun's plugins are not supported: use linux.seccomp.listenerPath, or on_syscall of the library"
-        raise SpecError('annotations["run.oci.seccomp.plugins"]', why)
+    if any(name.startswith("run.oci.") for name in config.get("annotations") or ()):
+        from ctnr.runtime import annotations
+
+        annotations.refuse(config["annotations"])
     if _labelled(process) or linux.get("mountLabel"):
         from ctnr.runtime import lsm
 
@@ -443,6 +444,14 @@ def _tuned(ctx: Context, process: Process) -> bool:
 
 
 def _seccomp(plan: Plan, ctx: Context) -> None:
+    if "run.oci.seccomp_bpf_data" in (ctx.config.get("annotations") or ()):
+        from ctnr.runtime import annotations
+
+        program = annotations.filter_program(ctx.config["annotations"])
+        if program:
+            # as in crun: instead of linux.seccomp
+            plan.add(p.SECCOMP, f'annotations["{annotations.BPF_DATA}"]', program, args=(0,))
+            return
     section = ctx.linux.get("seccomp")
     if section:
         from ctnr.runtime import seccomp

@@ -87,7 +87,7 @@ def restore(
     root = root or state.default_root()
     terminal = (config.get("process") or {}).get("terminal", False)
     if terminal and detach and not console_socket:
-        raise CtnrError("cannot allocate tty if runc will detach without setting console socket")
+        raise CtnrError("cannot allocate tty if runc will detach without setting console socket: use --console-socket")
     if console_socket and not terminal:
         raise CtnrError("cannot use console socket if runc will not detach or allocate tty")
     ctx = Context(config, id, bundle)

@@ -63,7 +63,7 @@ def exec_process(
         raise StateError("cannot exec in a container that is being created", container.id, status)
     terminal = process.get("terminal", False)
     if terminal and detach and not console_socket:
-        raise CtnrError("cannot allocate tty if runc will detach without setting console socket")
+        raise CtnrError("cannot allocate tty if runc will detach without setting console socket: use --console-socket")
     if console_socket and not terminal:
         raise CtnrError("cannot use console socket if runc will not detach or allocate tty")
     passed = launch.preserved(preserve_fds)
