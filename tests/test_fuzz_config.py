@@ -7,6 +7,7 @@ tests/fuzz/fuzz_config.py does the same by coverage, and integration/test_fuzz.p
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctnr.errors import CtnrError
-from ctnr.runtime import creating
+from ctnr.runtime import creating, planning
 from ctnr.spec.runtime import parse, validate
 
 JSON = st.recursive(
@@ -37,7 +38,7 @@ def made_of(document: Any, bundle: Path) -> str:
     made = creating.Made()
     made.rootfs = str(bundle / "rootfs")
     try:
-        plan = creating.plan(str(bundle), config=config, made=made)
+        plan = planning.plan(str(bundle), config=config, made=made)
     except CtnrError as error:
         return one_line(error)
     refs = {step.ref: 3 for step in plan.steps}
@@ -82,4 +83,6 @@ def test_any_bytes(data: bytes) -> None:
 def test_the_seeds_become_plans(bundle: Path) -> None:
     """Else the mutations would show nothing."""
     plans = [made_of(document, bundle) for document in config_mutations.seeds()]
-    assert sum("execute" in plan for plan in plans) >= len(plans) // 2, plans
+    # most of them are root's, with cgroups
+    least = len(plans) // 2 if os.geteuid() == 0 else 2
+    assert sum("execute" in plan for plan in plans) >= least, plans

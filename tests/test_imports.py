@@ -176,6 +176,8 @@ def test_what_each_verb_loads(commands: Commands) -> None:
         code, stderr, loaded = commands(*verb.split())
         if verb == "create c" and "linux.namespaces: create" in stderr:
             pytest.skip("no user namespaces here")
+        if verb.startswith("events") and "has no cgroup" in stderr:
+            continue  # none that this user may make
         assert (code != 0) == (verb == "state nope"), f"{verb}: {stderr}"
         ours = {name for name in loaded if name.partition(".")[0] == "ctnr"}
         assert ours - MACHINE == wanted - MACHINE, verb

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 with atheris.instrument_imports(include=["ctnr"]):
     from ctnr.errors import CtnrError
-    from ctnr.runtime import creating
+    from ctnr.runtime import creating, planning
     from ctnr.spec.runtime import parse
 
 import config_mutations
@@ -34,7 +34,7 @@ def one(data: bytes) -> None:
     made = creating.Made()
     made.rootfs = f"{BUNDLE}/rootfs"
     try:
-        plan = creating.plan(BUNDLE, config=parse(data), made=made)
+        plan = planning.plan(BUNDLE, config=parse(data), made=made)
     except CtnrError:
         return
     plan.encode({step.ref: 3 for step in plan.steps})
