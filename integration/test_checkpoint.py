@@ -30,6 +30,7 @@ class Place:
     def __init__(self, runtime: Runtime, bundle: Bundle, directory: Path) -> None:
         self.runtime = runtime
         self.bundle = bundle.writable()
+        self.bundle.config["annotations"] = {"org.criu.config": ""}  # not the machine's
         self.directory = directory
         self.id = new_id()
 

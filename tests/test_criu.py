@@ -129,6 +129,7 @@ def test_without_a_log(tmp_path: Path) -> None:
     missing = str(tmp_path / "none")
     assert "failed to x: less (log file" in str(criu.explain("x", {"cr_errmsg": "less"}, missing))
     assert "failed to x: it does not say why (log file" in str(criu.explain("x", {}, missing))
+    assert str(criu.explain("x", {}, missing, "/etc/c")).endswith("(the log is where /etc/c says)")
 
 
 def test_where_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

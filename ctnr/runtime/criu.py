@@ -269,14 +269,16 @@ def forget_log(directory_fd: int, name: str) -> None:
             raise SyscallError("--work-path: remove", error.errno or 0, name) from None
 
 
-def explain(what: str, answer: dict[str, Any], log_path: str) -> CtnrError:
-    """The error of a dump or a restore: what CRIU's log says, and where it is."""
-    quote = ""
+def explain(what: str, answer: dict[str, Any], log_path: str, config_file: str | None = None) -> CtnrError:
+    """The error of a dump or a restore: what CRIU's log says, and where it is, which `config_file` may have changed."""
+    quote, where = "", f"log file: {log_path}"
     try:
         quote = "; ".join(_errors(files.read_file(log_path, _LOG_LIMIT).decode("utf-8", "replace")))
     except OSError as error:
         log.debug(f"{log_path}: {error}")
-    return CtnrError(f"criu failed to {what}: {failure(answer, quote)} (log file: {log_path})")
+        if error.errno == ENOENT and config_file:
+            where = f"the log is where {config_file} says"
+    return CtnrError(f"criu failed to {what}: {failure(answer, quote)} ({where})")
 
 
 def _errors(text: str, most: int = 3) -> list[str]:

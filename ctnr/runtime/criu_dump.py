@@ -146,7 +146,7 @@ def _dump(criu: Criu, opts: dict[str, Any], pre_dump: bool, status_fd: int | Non
         answer = worker.call({"type": criu_rpc.PRE_DUMP if pre_dump else criu_rpc.DUMP, "opts": opts}, notify)
         if not answer.get("success"):
             worker.end()
-            raise explain("checkpoint the container", answer, log_path)
+            raise explain("checkpoint the container", answer, log_path, opts["config_file"])
         code = worker.end()
     if code and not pre_dump:  # after a pre-dump it would go on with the next, and fails for having nobody to talk to
         raise CtnrError(f"criu failed to checkpoint the container: exit status {code} (log file: {log_path})")

@@ -291,7 +291,7 @@ class _Restoration:
             answer = worker.call({"type": criu_rpc.RESTORE, "opts": opts}, self._notify)
             if not answer.get("success"):
                 worker.end()
-                raise explain("restore the container", answer, self.log_path)
+                raise explain("restore the container", answer, self.log_path, opts["config_file"])
             code = worker.end()
         if code:
             raise CtnrError(f"criu failed to restore the container: exit status {code} (log file: {self.log_path})")
