@@ -14,7 +14,10 @@ from pathlib import Path
 from support import machine
 
 CHECKOUT = Path(__file__).parent.parent
-TESTS = "integration/test_inside.py integration/test_hooks.py integration/test_mounts.py integration/test_fallback.py"
+TESTS = (
+    "integration/test_inside.py integration/test_hooks.py integration/test_mounts.py integration/test_fallback.py"
+    " integration/test_seccomp_notify.py integration/test_landlock.py"
+)
 
 
 def test_the_init_is_clean_over_the_tables_of_the_inside(tmp_path: Path) -> None:
