@@ -656,7 +656,8 @@ def test_help(real: Run, program: str) -> None:
     assert (code, stderr) == (0, "")
     assert stdout.startswith(f"Usage: {program} [OPTIONS] COMMAND")
     verbs = (
-        "checkpoint create delete events exec features kill list mounts pause plan ps restore resume run spec start state update"
+        "checkpoint completion create delete events exec features kill list mounts pause plan ps restore resume run spec start "
+        "state update"
     ).split()
     if program == "ctnr":
         verbs = sorted([*verbs, *"history image images load login logout pull push rmi save tag".split()])

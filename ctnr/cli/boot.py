@@ -145,7 +145,7 @@ def main(argv: list[str]) -> int:
         if options.flag("version") or (verb == "version" and not g.oci):
             return _version(g)
         if options.flag("help") or verb == "help":
-            out(usage(g.program, top, _all(g)))
+            out(usage(g.program, top, all_commands(g)))
             return 0
         g.take(options)
         if verb == "image" and not g.oci:
@@ -268,6 +268,10 @@ def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
         from ctnr.cli import checkpoint
 
         table = checkpoint.COMMANDS
+    elif verb == "completion":
+        from ctnr.cli import completion
+
+        table = completion.COMMANDS
     elif verb in _IMAGES and not g.oci:
         from ctnr.cli import image
 
@@ -281,9 +285,9 @@ def _find(g: Globals, verb: str) -> tuple[Command, Handler]:
     return table[verb]
 
 
-def _all(g: Globals) -> list[Command]:
+def all_commands(g: Globals) -> list[Command]:
     """Every command, for the help."""
-    verbs = (*_OCI, "run", "exec", "list", "ps", "update", "events", "mounts", *_DOCUMENTS, *_CRIU)
+    verbs = (*_OCI, "run", "exec", "list", "ps", "update", "events", "mounts", *_DOCUMENTS, *_CRIU, "completion")
     found = [_find(g, verb)[0] for verb in verbs]
     if not g.oci:
         from ctnr.cli import image
