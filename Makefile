@@ -13,7 +13,7 @@ C_FILES := $(shell find ctnr launcher bench tests integration -name '*.[ch]')
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-user check format bench wheel zipapp clean
+.PHONY: help build run test test-user test-vm check format bench wheel zipapp clean
 
 help: ## Show this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ test-user: build $(VENV)/.group-test ## As root: run tests/ as nobody
 		setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all \
 		env -i PATH=/usr/bin:/bin LANG=C.UTF-8 CI="$$CI" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/nonexistent \
 		$(BIN)/python3 -P -m pytest -p no:cacheprovider $(PYTEST_FLAGS) tests
+
+# CTNR_VM_USER=subids: as an ordinary user; the other settings are in integration/vm/run
+test-vm: TESTS := $(if $(filter file,$(origin TESTS)),integration,$(TESTS))
+test-vm: build $(VENV)/.group-test ## As root: run integration/ in a virtual machine with systemd (slow, emulated)
+	integration/vm/run $(PYTEST_FLAGS) $(TESTS)
 
 check: build $(VENV)/.group-check ## Lint: Python, types, layers; C by gcc and clang, its format
 	@[ $$(id -u) != 0 ] || tools/need.sh check

@@ -136,6 +136,7 @@ enum plan_op {
 #define PHASE_LIMITS 3   /* the parent has set rlimits that only it may set */
 #define PHASE_DEVICES 5  /* the network devices of the config are in this namespace */
 #define PHASE_LISTENER 4 /* the document for the listener of seccomp notifications is in the GO */
+#define PHASE_CGROUP 6   /* the parent has put the process into its cgroup */
 
 /* Messages on the sync socket (SOCK_SEQPACKET). data follows the struct. */
 struct plan_msg {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import posix
 
 from ctnr.cli import values
-from ctnr.cli.args import FLAG, LIST, VALUE, Command, UsageError
+from ctnr.cli.args import FLAG, LIST, VALUE, Command
 from ctnr.cli.output import out
 from ctnr.engine import run as engine
 from ctnr.engine.options import Options
@@ -80,8 +80,6 @@ def run(g: Globals, parsed: Parsed) -> int:
     interactive = parsed.flag("interactive")
     changes = values.environment(parsed.values("env"), parsed.values("env-file"), posix.environ)
     entrypoint = parsed.value("entrypoint")
-    if g.cgroup_manager == "systemd":
-        raise UsageError("--systemd-cgroup is not supported by this version of ctnr")
     options = Options(
         command,
         cap_add=parsed.values("cap-add"),

@@ -46,6 +46,7 @@ class Context:
         "cgroup",
         "cgroup_files",
         "cgroup_ready",
+        "cgroup_wait",
         "config",
         "console",
         "euid",
@@ -85,6 +86,7 @@ class Context:
         self.cgroup: Cgroup | None = None
         self.cgroup_files = 0  # how many files the process writes itself into to join
         self.cgroup_ready = False
+        self.cgroup_wait = False  # the parent puts the process in
         self.layout: Layout | None = None
         self.lenient = False  # go on without a cgroup where the user may make none
         self.console = ""  # ref of the console socket; "" sends the master to the parent
@@ -125,7 +127,7 @@ class Context:
     def cgroup_dir(self, controller: str) -> tuple[str, bool]:
         """The directory of the container's cgroup in a hierarchy, and whether it is the container's own."""
         if self.cgroup is not None and controller in self.cgroup.paths:
-            return self.cgroup.paths[controller], True
+            return self.cgroup.paths[controller] + self.cgroup.inner(), True
         layout = self.cgroup_layout()
         point = layout.v1[controller] if controller else layout.unified or ""
         return layout.own.get(controller, point), False
@@ -322,6 +324,8 @@ def _namespaces(plan: Plan, ctx: Context, process: Process) -> None:
 
 
 def _cgroup(plan: Plan, ctx: Context) -> None:
+    if ctx.cgroup_wait:
+        plan.add(p.SYNC, "linux.cgroupsPath", args=(p.PHASE_CGROUP,))
     for i in range(ctx.cgroup_files):
         plan.add(p.CGROUP, "linux.cgroupsPath", ref=f"cgroup:{i}")
 

@@ -191,7 +191,7 @@ class Container:
         if self._cgroup is None and (saved := self._state.get("cgroup")):
             from ctnr.runtime.cgroups import load
 
-            self._cgroup = load(saved["paths"], saved.get("created"), saved["manager"], saved.get("rootless", False))
+            self._cgroup = load(**{name: value for name, value in saved.items() if name not in ("freezer", "planned")})
         return self._cgroup
 
     def status(self) -> str:

@@ -16,6 +16,7 @@ from ctnr.errors import CtnrError, SyscallError
 from ctnr.runtime import cgroups, launch, state
 from ctnr.runtime import compile as compiler
 from ctnr.runtime import plan as p
+from ctnr.runtime.cgroups.layout import wants_owner
 from ctnr.runtime.compile import Context
 from ctnr.runtime.container import Container
 from ctnr.runtime.process import Process
@@ -240,11 +241,13 @@ def _descriptor(fd: int) -> str:
         return ""  # the launcher will say what is wrong with it
 
 
-def make_cgroup(container: Container, ctx: Context, manager: str, rootless: bool) -> Cgroup | None:
-    """Make the container's cgroup with its limits, and note what is made where a clean-up after a crash finds it."""
-    resources = ctx.linux.get("resources") or {}
+def plan_cgroup(container: Container, ctx: Context, manager: str, rootless: bool) -> Cgroup | None:
+    """Which cgroup the container is to get, noted where a clean-up after a crash finds it; not made yet."""
     where = None if manager == "disabled" else ctx.cgroup_layout()
-    group = cgroups.new(ctx.linux.get("cgroupsPath"), container.id, rootless, manager, resources, where, ctx.lenient)
+    linux, annotations = ctx.linux, ctx.config.get("annotations")
+    resources = linux.get("resources") or {}
+    path = linux.get("cgroupsPath")
+    group = cgroups.new(path, container.id, rootless, manager, resources, where, ctx.lenient, annotations)
     if group is None:
         if resources and manager != "disabled":
             from ctnr.runtime import without_cgroup
@@ -252,26 +255,34 @@ def make_cgroup(container: Container, ctx: Context, manager: str, rootless: bool
             if (limit := without_cgroup.hold(ctx)) is not None:
                 container._state["nproc"] = limit  # for exec
         return None
-    note = {"paths": group.paths, "manager": manager, "rootless": rootless}
     # what is planned may turn out to be somebody else's: a clean-up after a crash kills nothing there
-    container._state["cgroup"] = {**note, "planned": True}
+    container._state["cgroup"] = {**group.note(), "created": [], "planned": True}
     container._dir.write_state(container._state)
-    group.create(resources, ctx.linux.get("devices") or ())
-    container._cgroup = ctx.cgroup = group
-    container._state["cgroup"] = {**note, "created": group.created, "freezer": group.freezer_file()}
-    _own_cgroup(ctx, group)
+    ctx.cgroup = group
+    ctx.cgroup_wait = group.joined_by_parent
     return group
 
 
+def make_cgroup(container: Container, ctx: Context, group: Cgroup, pid: int = 0) -> None:
+    """Make the planned cgroup with its limits. `pid`: the first process, if it is put in by this (joined_by_parent)."""
+    group.create(ctx.linux.get("resources") or {}, ctx.linux.get("devices") or (), pid)
+    container._cgroup = group
+    container._state["cgroup"] = {**group.note(), "created": group.created, "freezer": group.freezer_file()}
+    _own_cgroup(ctx, group)
+
+
 def _own_cgroup(ctx: Context, group: Cgroup) -> None:
-    """Give the cgroup to the container's user where the spec says so (config-linux.md#cgroup-ownership)."""
-    if not cgroups.wants_owner(ctx.config):
+    """Give the cgroup to the container's user where the spec says so (config-linux.md#cgroup-ownership); to its root, one
+    that crun's annotations ask for.
+    """
+    wanted = wants_owner(ctx.config)
+    if not wanted and not group.sub:
         return
     uids, gids = compiler.id_maps(ctx.linux)
     if uids:
         from ctnr.runtime import idmap
 
-        user = (ctx.config.get("process") or {}).get("user") or {}
+        user = ((ctx.config.get("process") or {}).get("user") or {}) if wanted else {}
         uid, gid = idmap.mapped(uids, user.get("uid", 0)), idmap.mapped(gids, user.get("gid", 0))
         if uid is not None and gid is not None:
             group.chown(uid, gid)
@@ -290,7 +301,9 @@ class _Creation:
     def run(self, stdio: tuple[int, int, int], console_socket: str | None, manager: str, rootless: bool) -> None:
         """Up to the point where the init waits for start."""
         ctx, container = self.ctx, self.container
-        group = make_cgroup(container, ctx, manager, rootless)
+        group = plan_cgroup(container, ctx, manager, rootless)
+        if group is not None and not ctx.cgroup_wait:
+            make_cgroup(container, ctx, group)
         if "intelRdt" in ctx.linux:
             from ctnr.runtime import intelrdt
 
@@ -327,6 +340,8 @@ class _Creation:
         """Compile, open, start; again without CLONE_INTO_CGROUP where clone3 is refused."""
         ctx, container = self.ctx, self.container
         into = -1
+        if ctx.cgroup_wait:
+            group = None  # it has nothing to join yet
         if group is not None and (fd := group.fd_v2()) is not None:
             into = fd
         try:
@@ -381,6 +396,10 @@ class _Creation:
             from ctnr.runtime import idmap
 
             idmap.write_maps(pid, uids, gids)
+        elif phase == p.PHASE_CGROUP:
+            assert self.ctx.cgroup is not None
+            make_cgroup(self.container, self.ctx, self.ctx.cgroup, pid)
+            self._note()
         elif phase == p.PHASE_LIMITS:
             from ctnr.runtime import limits
 

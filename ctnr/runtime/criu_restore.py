@@ -209,7 +209,9 @@ class _Restoration:
         try:
             try:
                 dir.write(state.CONFIG, raw)
-                group = creating.make_cgroup(container, ctx, manager, rootless)
+                group = creating.plan_cgroup(container, ctx, manager, rootless)
+                if group is not None and not ctx.cgroup_wait:
+                    creating.make_cgroup(container, ctx, group)
                 if "intelRdt" in ctx.linux:
                     intelrdt.begin(container, ctx.linux["intelRdt"])
                 criu_mounts.prepare(Context(ctx.config, ctx.id, ctx.bundle), ctx.rootfs)
@@ -271,6 +273,7 @@ class _Restoration:
         into = -1
         if group is not None:
             opts["cg_root"] = [{"ctrl": name or None, "path": path} for name, path in _relative(self.ctx, group)]
+        if group is not None and not self.ctx.cgroup_wait:
             for i, fd in enumerate(group.join_fds()):
                 self.fds.add(f"cgroup:{i}", fd)
                 plan.add(p.CGROUP, "linux.cgroupsPath", ref=f"cgroup:{i}")
@@ -281,6 +284,8 @@ class _Restoration:
             self.criu.path, plan=plan, fds=self.fds, stdio=stdio, inherited=inherited, cgroup_fd=into
         )
         with worker:
+            if group is not None and self.ctx.cgroup_wait:
+                creating.make_cgroup(self.container, self.ctx, group, worker.pid)  # what it restores is born there
             opts["images_dir_fd"] = self._there(worker.pid, "images")
             if "work" in self.fds.by_ref:
                 opts["work_dir_fd"] = self._there(worker.pid, "work")

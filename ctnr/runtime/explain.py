@@ -77,6 +77,7 @@ PHASES = {
     p.PHASE_HOOKS: "to run the prestart and createRuntime hooks",
     p.PHASE_LIMITS: "to set the resource limits that only it may set",
     p.PHASE_DEVICES: "to move the network devices here",
+    p.PHASE_CGROUP: "to put this process into its cgroup",
     p.PHASE_LISTENER: "to say what the listener of seccomp notifications is told",
 }
 

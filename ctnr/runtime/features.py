@@ -29,8 +29,8 @@ def features() -> Features:
         version=__version__,
         cgroup_v1=True,
         cgroup_v2=True,
-        systemd=False,
-        systemd_user=False,
+        systemd=True,
+        systemd_user=True,
         rdma=True,
         seccomp=bool(library),
         seccomp_flags=flags,
@@ -43,7 +43,7 @@ def features() -> Features:
         idmap=True,
         net_devices=True,
         checkpoint=checkpoint_possible(),
-        unsafe_annotations=("run.oci.", "org.criu.config"),
+        unsafe_annotations=("run.oci.", "org.criu.config", "org.systemd.property."),
     )
     found["annotations"]["io.ctnr.landlock.abi"] = str(landlock_abi())
     return found

@@ -86,7 +86,10 @@ def exec_process(
     ctx.passed_fds = passed
     ctx.console = "console" if console_socket else ""
     ctx.setgroups = _setgroups(container, ctx)
-    group = container.cgroup
+    group = members = container.cgroup
+    if group is not None and group.joined_by_parent:
+        ctx.cgroup_wait = True
+        group = None
     fds = launch.Fds()
     started: launch.Launch | None = None
     into = -1
@@ -123,7 +126,10 @@ def exec_process(
         launched = started
 
         def phase(number: int) -> bytes:
-            if number == p.PHASE_LIMITS:
+            if number == p.PHASE_CGROUP:
+                assert members is not None
+                members.attach(launched.pid, sub_cgroup)
+            elif number == p.PHASE_LIMITS:
                 from ctnr.runtime import limits
 
                 limits.set(launched.pid, process, init)

@@ -43,8 +43,10 @@ def plan(
     rootless = creating.is_rootless()
     ctx.setgroups = creating.setgroups(config, rootless)
     linux = ctx.linux
-    resources = linux.get("resources") or {}
-    ctx.cgroup = cgroups.new(linux.get("cgroupsPath"), id, rootless, cgroup_manager, resources, lenient=lenient)
-    if ctx.cgroup is not None:
+    resources, annotations = linux.get("resources") or {}, config.get("annotations")
+    path = linux.get("cgroupsPath")
+    ctx.cgroup = cgroups.new(path, id, rootless, cgroup_manager, resources, None, lenient, annotations)
+    ctx.cgroup_wait = ctx.cgroup is not None and ctx.cgroup.joined_by_parent
+    if ctx.cgroup is not None and not ctx.cgroup_wait:
         ctx.cgroup_files = len({path for name, path in ctx.cgroup.paths.items() if name})
     return compiler.compile_create(ctx)

@@ -12,9 +12,8 @@ ways do not: CLONE_INTO_CGROUP (v2: fd_v2()), and a process with one thread that
 
 from __future__ import annotations
 
-from errno import EACCES, EINVAL, EPERM
+from errno import EACCES, EPERM
 from posix import O_CLOEXEC, O_DIRECTORY, O_PATH, O_WRONLY, close, open
-from time import sleep
 
 from ctnr.errors import CtnrError, SpecError, SyscallError
 from ctnr.runtime.cgroups import dirs
@@ -29,24 +28,40 @@ if TYPE_CHECKING:
     Resources = Mapping[str, Any]
 
 _SIGKILL = 9
-# Controllers that are v1's alone; v2 is never asked for them
-_V1_ONLY = ("net_cls", "net_prio")
 
 
 class Cgroup:
     """A container's cgroup: one directory in each hierarchy.
 
     `paths`: controller, `name=...` or "" (cgroup2) -> absolute directory. `created`: the directories that create() made,
-    which are all that delete() removes. `manager`: "cgroupfs". These belong in the container's state: load() takes them.
+    which are all that delete() removes. `manager`: "cgroupfs" or "systemd". `sub`: where below the directories the
+    container's processes are ("": right there). These belong in the container's state: load() takes what note() gives.
     """
 
-    __slots__ = ("created", "manager", "paths", "rootless")
+    __slots__ = ("created", "manager", "paths", "rootless", "sub")
 
     def __init__(self, paths: Mapping[str, str], manager: str, created: Iterable[str], rootless: bool) -> None:
         self.paths = dict(paths)
         self.manager = manager
         self.created = list(created)
         self.rootless = rootless
+        self.sub = ""
+
+    @property
+    def joined_by_parent(self) -> bool:
+        """Whether a new process waits for the runtime to put it in (attach(); the first one: create()), since it may not
+        join by itself.
+        """
+        return False
+
+    def note(self) -> dict[str, Any]:
+        """What load() wants to know beside `created`."""
+        note: dict[str, Any] = {"paths": self.paths, "manager": self.manager, "rootless": self.rootless}
+        return {**note, "sub": self.sub} if self.sub else note
+
+    def inner(self, sub: str = "") -> str:
+        """The part of a path below the directories: of the container's processes, or `sub` levels below. Raises SpecError."""
+        return _sub(self.sub) + _sub(sub)
 
     # --- making and limiting
 
@@ -62,8 +77,10 @@ class Cgroup:
             if path in (self.paths.get("freezer"), self.paths.get("")) and self.frozen():
                 raise CtnrError(f"container's cgroup unexpectedly frozen: {path}")
 
-    def create(self, resources: Resources | None = None, devices: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Make the directories and write the limits; nothing is left behind on failure.
+    def create(
+        self, resources: Resources | None = None, devices: Sequence[Mapping[str, Any]] = (), pid: int = 0
+    ) -> None:
+        """Make the directories and write the limits; nothing is left behind on failure. `pid`: see joined_by_parent.
 
         `resources` and `devices` are `linux.resources` and `linux.devices`. A cgroup that is there already must be
         empty and not frozen. After a failure `paths` is empty: what is there may be somebody else's, and kill() must
@@ -81,7 +98,9 @@ class Cgroup:
                 from ctnr.runtime.cgroups import v1
 
                 v1.cpuset_start(self.paths["cpuset"], resources)
+            self._make_sub(made)
             self._write(resources, True)
+            self._enable_sub()
             if not self.rootless:
                 self._set_devices(resources, devices, existing)
         except BaseException as e:
@@ -91,6 +110,19 @@ class Cgroup:
             if isinstance(e, OSError):
                 raise _setup_error(e) from e
             raise
+
+    def _make_sub(self, made: list[str]) -> None:
+        if self.sub:
+            for path in self._directories():
+                dirs.make(path + self.inner(), made)
+            dirs.unmask(made)
+
+    def _enable_sub(self) -> None:
+        # only now: no controller is passed on by a cgroup that has processes of its own
+        if self.sub and "" in self.paths:
+            from ctnr.runtime.cgroups import v2
+
+            v2.enable(self.paths[""] + self.inner(), {}, True)
 
     def apply(self, resources: Resources, before: Resources | None = None) -> None:
         """Change the limits of a cgroup that exists (`update`): those that `resources` names, all of them or none.
@@ -128,11 +160,11 @@ class Cgroup:
 
     def _check(self, resources: Resources) -> None:
         """Refuse, before anything is made, what no hierarchy here could do."""
-        from ctnr.runtime.cgroups.resources import UNIFIED, wanted
+        from ctnr.runtime.cgroups.resources import UNIFIED, V1_ONLY, unavailable, wanted
 
         for controller, field in wanted(resources).items():
-            if self._on_v1(controller) is None and ("" not in self.paths or controller in _V1_ONLY):
-                raise _unavailable(controller, field, self.rootless)
+            if self._on_v1(controller) is None and ("" not in self.paths or controller in V1_ONLY):
+                raise unavailable(controller, field, self.rootless)
         if resources.get("unified") and "" not in self.paths:
             raise SpecError(UNIFIED, "cannot use unified on cgroup v1: no cgroup2 is mounted")
 
@@ -179,35 +211,23 @@ class Cgroup:
 
         Raises SpecError for a `sub` that leads elsewhere, SyscallError.
         """
-        inner = _sub(sub)
-        for path in self._directories():
-            file = path + inner + "/cgroup.procs"
-            pause = 0.001
-            while True:
-                try:
-                    dirs.write(file, str(pid))
-                    break
-                except OSError as e:
-                    # EINVAL: the task is still being forked (TASK_NEW)
-                    if e.errno != EINVAL or pause > 0.1:
-                        raise SyscallError(f"add process {pid} to", e.errno or 0, file) from e
-                sleep(pause)
-                pause *= 2
+        from ctnr.runtime.cgroups import moving
+
+        moving.add(pid, [path + self.inner(sub) for path in self._directories()])
 
     def _inner(self, sub: str | Mapping[str, str]) -> dict[str, str]:
         # what is to be appended to each directory: one path for all, or one for each controller
         if isinstance(sub, str):
-            inner = _sub(sub)
-            return dict.fromkeys(self.paths.values(), inner)
+            return dict.fromkeys(self.paths.values(), self.inner(sub))
         found: dict[str, str] = {}
         for name, path in sub.items():
             directory = self.paths.get(name)
             if directory is None:
                 known = ", ".join(name for name in self.paths if name)
                 raise CtnrError(f"--cgroup: unknown controller {name!r}, the container has: {known or 'none'}")
-            if found.setdefault(directory, _sub(path)) != _sub(path):
+            if found.setdefault(directory, self.inner(path)) != self.inner(path):
                 raise CtnrError(f"--cgroup: {name} is in one hierarchy with a controller that has another path")
-        return {path: found.get(path, "") for path in self.paths.values()}
+        return {path: found.get(path, self.inner()) for path in self.paths.values()}
 
     def join_fds(self, sub: str | Mapping[str, str] = "", unified: bool = False) -> list[int]:
         """Files into which a new process with a single thread writes "0" to put itself into the v1 hierarchies.
@@ -243,19 +263,17 @@ class Cgroup:
             return None
         path += self._inner(sub)[path]
         if init:
-            path = self._whereabouts(init) or path
+            from ctnr.runtime.cgroups import moving
+
+            path = moving.whereabouts(init, self.paths[""]) or path
         try:
             return open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)
         except OSError as e:
             raise SyscallError("open the cgroup", e.errno or 0, path) from e
 
-    def _whereabouts(self, pid: int) -> str | None:
-        # the directory of a process' cgroup2, if it is in ours or below
-        from ctnr.runtime.cgroups.layout import layout
-
-        top = self.paths[""]
-        path = layout(cgroup=dirs.read(f"/proc/{pid}/cgroup")).own.get("")
-        return path if path is not None and (path == top or path.startswith(top + "/")) else None
+    def attach(self, pid: int, sub: str | Mapping[str, str] = "") -> None:
+        """Put one more process in, where they may not join by themselves. Raises SpecError, CtnrError."""
+        raise NotImplementedError  # joined_by_parent is False
 
     def pids(self) -> list[int]:
         """The processes in the cgroup and below, sorted. Raises SyscallError."""
@@ -354,7 +372,7 @@ class Cgroup:
     def chown(self, uid: int, gid: int) -> bool:
         """Give the cgroup to the container's user (host ids): cgroup2 only, as v1 is not safe to delegate.
 
-        Call it where wants_owner() says so. Returns False, with nothing changed, where any v1 hierarchy is in use, and
+        Call it where layout.wants_owner() says so. Returns False, with nothing changed, where any v1 hierarchy is in use, and
         where a rootless caller may not. Raises SyscallError. Source: runtime-spec config-linux.md#cgroup-ownership.
         """
         if set(self.paths) != {""}:
@@ -362,7 +380,7 @@ class Cgroup:
         from ctnr.runtime.cgroups import v2
 
         try:
-            v2.chown(self.paths[""], uid, gid)
+            v2.chown(self.paths[""] + self.inner(), uid, gid)
         except SyscallError as e:
             if self.rootless and e.errno == EPERM:
                 return False
@@ -393,20 +411,43 @@ def new(
     resources: Resources | None = None,
     where: Layout | None = None,
     lenient: bool = False,
+    annotations: Mapping[str, str] | None = None,
 ) -> Cgroup | None:
     """The cgroup a container is to get, not made yet; None where the user may have none and asks for nothing but devices.
 
     `cgroups_path` and `resources` are `linux.cgroupsPath` and `linux.resources`; `rootless`: the caller has no power
-    over the machine's cgroups but what was delegated; `lenient`: None also where it asks for more; `where`: for tests.
-    Raises SpecError, SyscallError, CtnrError.
+    over the machine's cgroups but what was delegated; `lenient`: None also where it asks for more; `where`: for tests;
+    `annotations`: those that are about cgroups count. Raises SpecError, SyscallError, CtnrError.
     """
-    from ctnr.runtime.cgroups.layout import FIELD, layout, may_make, place
+    from ctnr.runtime.cgroups.layout import annotated_sub, annotation, layout
+
+    sub = annotated_sub(manager, annotations, where) if annotations else ""
+    if manager == "systemd":
+        from ctnr.runtime.cgroups import systemd
+
+        group: Cgroup | None = systemd.new(cgroups_path, id, rootless, where or layout(), annotations or {})
+    else:
+        group = _new(cgroups_path, id, rootless, manager, resources or {}, where, lenient)
+    if group is not None:
+        group.sub = sub
+    elif sub:
+        raise SpecError(annotation("delegate-cgroup"), "needs a cgroup, and the container gets none")
+    return group
+
+
+def _new(
+    cgroups_path: str | None,
+    id: str,
+    rootless: bool,
+    manager: str,
+    resources: Resources,
+    where: Layout | None,
+    lenient: bool,
+) -> Cgroup | None:
+    from ctnr.runtime.cgroups.layout import FIELD, delegated, layout, place
     from ctnr.runtime.cgroups.resources import wanted, wanted_unified
 
-    resources = resources or {}
     asked = next(iter((*wanted(resources).values(), *wanted_unified(resources).values())), None)
-    if manager == "systemd":
-        raise CtnrError("--systemd-cgroup: the systemd cgroup manager is not supported yet: leave the option out")
     if manager == "disabled":
         if asked:
             raise SpecError(asked, "needs a cgroup, and --cgroup-manager disabled rules that out")
@@ -426,16 +467,7 @@ def new(
                 what = f"{name} cgroup" if name else "cgroup"
                 raise CtnrError(f"{FIELD}: must be absolute here: the caller's own {what} is not below the mount point")
         return Cgroup(paths, manager, (), rootless)
-    allowed = {}
-    for name, path in paths.items():
-        own = here.own.get(name)
-        if may_make(path, own, name):
-            allowed[name] = path
-        elif not name and own and not (cgroups_path or "").startswith("/"):
-            # not beside the caller's own: then below it, which does unless a controller is to be passed on
-            path = own + "/" + (cgroups_path or id)
-            if may_make(path, own, name):
-                allowed[name] = path
+    allowed = delegated(here, paths, cgroups_path or id)
     if allowed:
         return Cgroup(allowed, manager, (), rootless)
     if not cgroups_path and (not asked or lenient):
@@ -448,26 +480,24 @@ def new(
 
 
 def load(
-    paths: Mapping[str, str], created: Iterable[str] | None = None, manager: str = "cgroupfs", rootless: bool = False
+    paths: Mapping[str, str],
+    created: Iterable[str] | None = None,
+    manager: str = "cgroupfs",
+    rootless: bool = False,
+    *,
+    sub: str = "",
+    unit: str = "",
+    user: bool = False,
 ) -> Cgroup:
-    """The cgroup of a container from its state: `paths` and `created` as Cgroup had them (None: all were created)."""
-    return Cgroup(paths, manager, dict.fromkeys(paths.values()) if created is None else created, rootless)
+    """The cgroup of a container from its state: what note() gave, and `created` (None: all were). Source: state.json."""
+    created = dict.fromkeys(paths.values()) if created is None else created
+    group = Cgroup(paths, manager, created, rootless)
+    if manager == "systemd":
+        from ctnr.runtime.cgroups.systemd import SystemdCgroup
 
-
-def wants_owner(config: Mapping[str, Any]) -> bool:
-    """Whether the container's user is to own the cgroup: a cgroup namespace of its own, and cgroups mounted writable.
-
-    Source: runtime-spec config-linux.md#cgroup-ownership. The owner is the host id of `process.user.uid`.
-    """
-    namespaces = (config.get("linux") or {}).get("namespaces") or ()
-    if not any(entry.get("type") == "cgroup" and not entry.get("path") for entry in namespaces):
-        return False
-    return any(
-        mount.get("source") == "cgroup"
-        and mount.get("destination") == "/sys/fs/cgroup"
-        and "ro" not in (mount.get("options") or ())
-        for mount in config.get("mounts") or ()
-    )
+        group = SystemdCgroup(paths, created, rootless, unit, user)
+    group.sub = sub
+    return group
 
 
 def _sub(sub: str) -> str:
@@ -481,17 +511,6 @@ def _sub(sub: str) -> str:
 
 def _no_freezer() -> tuple[Any, str]:
     raise CtnrError("cannot toggle freezer: cgroups not configured for container")
-
-
-def _unavailable(controller: str, field: str, rootless: bool) -> SpecError:
-    why = f"the requested cgroup controller `{controller}` is not available"
-    if controller in _V1_ONLY:
-        why += ": it is cgroup v1's, and no such hierarchy is mounted"
-    elif rootless:
-        from ctnr.runtime.cgroups.v2 import DELEGATE
-
-        why += f" to this user: {DELEGATE}"
-    return SpecError(field, why)
 
 
 def _setup_error(e: OSError) -> SyscallError:

@@ -158,6 +158,21 @@ def place(layout: Layout, path: str | None, id: str) -> dict[str, str]:
     return result
 
 
+def delegated(layout: Layout, paths: Mapping[str, str], path: str) -> dict[str, str]:
+    """Those of place()'s directories that this user could make, or on cgroup2, for a relative `path`, one that it could."""
+    allowed = {}
+    for name, where in paths.items():
+        own = layout.own.get(name)
+        if may_make(where, own, name):
+            allowed[name] = where
+        elif not name and own and not path.startswith("/"):
+            # not beside the caller's own: then below it, which does unless a controller is to be passed on
+            below = f"{own}/{path}"
+            if may_make(below, own, name):
+                allowed[name] = below
+    return allowed
+
+
 def may_make(path: str, own: str | None, name: str) -> bool:
     """Whether this user could make the cgroup and put a process of its own in."""
     if exists(path):
@@ -167,10 +182,47 @@ def may_make(path: str, own: str | None, name: str) -> bool:
         up = parent(up)
     if not access(up, W_OK | X_OK, effective_ids=True):
         return False
-    if name or own is None:
-        return True
+    return bool(name) or own is None or may_move(path, own)
+
+
+def may_move(path: str, own: str) -> bool:
+    """Whether this user could move a process from its own cgroup2 to another one, if the other one is its to write to."""
     # cgroup2 wants the power to move processes also in what the old and the new place have in common
     common = own
     while not (path + "/").startswith(common + "/"):
         common = parent(common)
     return access(common + "/cgroup.procs", W_OK, effective_ids=True)
+
+
+def annotation(name: str) -> str:
+    """The JSON path of one of crun's annotations."""
+    return f'annotations["run.oci.{name}"]'
+
+
+def annotated_sub(manager: str, annotations: Mapping[str, str], where: Layout | None) -> str:
+    """crun's annotations for cgroups below the container's: `systemd.subgroup`, and `delegate-cgroup` below that."""
+    subs = []
+    for name in ("systemd.subgroup", "delegate-cgroup"):
+        sub = annotations.get("run.oci." + name)
+        if not sub or (name == "systemd.subgroup" and manager != "systemd"):
+            continue
+        subs += components(sub, annotation(name))
+        if name == "delegate-cgroup" and (where or layout()).mode != "v2":
+            raise SpecError(annotation(name), "delegate-cgroup not supported on cgroup v1")
+    return "/".join(subs)
+
+
+def wants_owner(config: Mapping[str, Any]) -> bool:
+    """Whether the container's user is to own the cgroup: a cgroup namespace of its own, and cgroups mounted writable.
+
+    Source: runtime-spec config-linux.md#cgroup-ownership. The owner is the host id of `process.user.uid`.
+    """
+    namespaces = (config.get("linux") or {}).get("namespaces") or ()
+    if not any(entry.get("type") == "cgroup" and not entry.get("path") for entry in namespaces):
+        return False
+    return any(
+        mount.get("source") == "cgroup"
+        and mount.get("destination") == "/sys/fs/cgroup"
+        and "ro" not in (mount.get("options") or ())
+        for mount in config.get("mounts") or ()
+    )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FIELD = "linux.resources"
 UNIFIED = "linux.resources.unified"
+# Controllers that are v1's alone; v2 is never asked for them
+V1_ONLY = ("net_cls", "net_prio")
 
 # field -> controller, as v2 names it
 _CPU = {
@@ -193,3 +195,15 @@ def swap_only(memory: Mapping[str, Any]) -> int:
     if swap < limit:
         raise SpecError(field, "memory+swap limit should be >= memory limit")
     return int(swap - limit)
+
+
+def unavailable(controller: str, field: str, rootless: bool) -> SpecError:
+    """The error for a controller that no hierarchy here has for this user."""
+    why = f"the requested cgroup controller `{controller}` is not available"
+    if controller in V1_ONLY:
+        why += ": it is cgroup v1's, and no such hierarchy is mounted"
+    elif rootless:
+        from ctnr.runtime.cgroups.v2 import DELEGATE
+
+        why += f" to this user: {DELEGATE}"
+    return SpecError(field, why)
