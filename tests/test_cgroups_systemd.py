@@ -153,6 +153,8 @@ def test_a_limit_that_cannot_be_set(machine: Systemd) -> None:
     with pytest.raises(CtnrError, match=r"linux\.resources\.memory\.limit"):
         group.create({"memory": {"limit": 4096}}, (), PID)
     assert machine.units == {} and group.paths == {}
+    # the process is gone first: as pid 1 of a container it would not hear systemd
+    assert [value for path, value in machine.fs.log if path.endswith("cgroup.kill")] == ["1"]
     assert machine.fs.left() == [str(machine.fs.top / "system.slice")]
 
 

@@ -128,7 +128,7 @@ def exec_process(
         def phase(number: int) -> bytes:
             if number == p.PHASE_CGROUP:
                 assert members is not None
-                members.attach(launched.pid, sub_cgroup)
+                members.attach(launched.pid, cgroup)
             elif number == p.PHASE_LIMITS:
                 from ctnr.runtime import limits
 

@@ -436,13 +436,7 @@ def new(
 
 
 def _new(
-    cgroups_path: str | None,
-    id: str,
-    rootless: bool,
-    manager: str,
-    resources: Resources,
-    where: Layout | None,
-    lenient: bool,
+    path: str | None, id: str, rootless: bool, manager: str, resources: Resources, where: Layout | None, lenient: bool
 ) -> Cgroup | None:
     from ctnr.runtime.cgroups.layout import FIELD, delegated, layout, place
     from ctnr.runtime.cgroups.resources import wanted, wanted_unified
@@ -455,7 +449,7 @@ def _new(
     if manager != "cgroupfs":
         raise CtnrError(f"--cgroup-manager: {manager!r} is not one of cgroupfs, systemd, disabled")
     here = where or layout()
-    paths = place(here, cgroups_path, id)
+    paths = place(here, path, id)
     if not rootless:
         mounted = [*here.v1, *([""] if here.unified is not None else [])]
         if not mounted:
@@ -467,16 +461,16 @@ def _new(
                 what = f"{name} cgroup" if name else "cgroup"
                 raise CtnrError(f"{FIELD}: must be absolute here: the caller's own {what} is not below the mount point")
         return Cgroup(paths, manager, (), rootless)
-    allowed = delegated(here, paths, cgroups_path or id)
+    allowed = delegated(here, paths, path or id)
     if allowed:
         return Cgroup(allowed, manager, (), rootless)
-    if not cgroups_path and (not asked or lenient):
+    if not path and (not asked or lenient):
         return None
     from ctnr.runtime.cgroups.v2 import DELEGATE
 
-    field = FIELD if cgroups_path else asked
-    path = paths.get("") or next(iter(paths.values()), "")
-    raise SyscallError(f"{field}: create the cgroup", EACCES, path, DELEGATE)
+    field = FIELD if path else asked
+    there = paths.get("") or next(iter(paths.values()), "")
+    raise SyscallError(f"{field}: create the cgroup", EACCES, there, DELEGATE)
 
 
 def load(
@@ -491,11 +485,12 @@ def load(
 ) -> Cgroup:
     """The cgroup of a container from its state: what note() gave, and `created` (None: all were). Source: state.json."""
     created = dict.fromkeys(paths.values()) if created is None else created
-    group = Cgroup(paths, manager, created, rootless)
     if manager == "systemd":
         from ctnr.runtime.cgroups.systemd import SystemdCgroup
 
-        group = SystemdCgroup(paths, created, rootless, unit, user)
+        group: Cgroup = SystemdCgroup(paths, created, rootless, unit, user)
+    else:
+        group = Cgroup(paths, manager, created, rootless)
     group.sub = sub
     return group
 

@@ -317,6 +317,7 @@ class SystemdCgroup(Cgroup):
             try:
                 self._complete(resources, devices, pid)
             except BaseException:
+                self.kill()  # the init: as pid 1 it does not hear systemd's SIGTERM
                 self._remove()
                 raise
         except BaseException as error:
