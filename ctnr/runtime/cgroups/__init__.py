@@ -49,18 +49,15 @@ class Cgroup:
 
     @property
     def joined_by_parent(self) -> bool:
-        """Whether a new process waits for the runtime to put it in (attach(); the first one: create()), since it may not
-        join by itself.
-        """
+        """Whether a new process, which may not join by itself, waits to be put in: by attach(), the first one by create()."""
         return False
 
     def note(self) -> dict[str, Any]:
         """What load() wants to know beside `created`."""
-        note: dict[str, Any] = {"paths": self.paths, "manager": self.manager, "rootless": self.rootless}
-        return {**note, "sub": self.sub} if self.sub else note
+        return {"paths": self.paths, "manager": self.manager, "rootless": self.rootless, "sub": self.sub}
 
     def inner(self, sub: str = "") -> str:
-        """The part of a path below the directories: of the container's processes, or `sub` levels below. Raises SpecError."""
+        """What the container's processes add to a directory's path, or those `sub` levels below. Raises SpecError."""
         return _sub(self.sub) + _sub(sub)
 
     # --- making and limiting
@@ -108,7 +105,7 @@ class Cgroup:
             self.paths = {}
             dirs.unmake(made)
             if isinstance(e, OSError):
-                raise _setup_error(e) from e
+                raise dirs.setup_error(e) from e
             raise
 
     def _make_sub(self, made: list[str]) -> None:
@@ -140,7 +137,7 @@ class Cgroup:
         except BaseException as e:
             journal.undo()
             if isinstance(e, OSError):
-                raise _setup_error(e) from e
+                raise dirs.setup_error(e) from e
             raise
 
     def allow(self, rules: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -232,9 +229,8 @@ class Cgroup:
     def join_fds(self, sub: str | Mapping[str, str] = "", unified: bool = False) -> list[int]:
         """Files into which a new process with a single thread writes "0" to put itself into the v1 hierarchies.
 
-        With `unified` also into cgroup2 (the last one; costly), where CLONE_INTO_CGROUP cannot be had. Permission was
-        checked by this open: the writer may have changed its user since. A new cgroup namespace is to be unshared
-        after. The caller closes the fds. Raises SpecError, SyscallError.
+        With `unified` also into cgroup2 (the last one; costly), where CLONE_INTO_CGROUP cannot be had. This open checks the
+        permission, whoever writes. A new cgroup namespace is for afterwards. The caller closes the fds. Raises SpecError.
         """
         inner = self._inner(sub)
         fds: list[int] = []
@@ -324,12 +320,12 @@ class Cgroup:
 
     def freeze(self) -> None:
         """Stop all processes where they are; returns when all have stopped. Raises SyscallError, CtnrError."""
-        module, path = self._freezer() or _no_freezer()
+        module, path = self._freezer() or dirs.no_freezer()
         module.freeze(path)
 
     def thaw(self) -> None:
         """Let them run on. Raises SyscallError, CtnrError."""
-        module, path = self._freezer() or _no_freezer()
+        module, path = self._freezer() or dirs.no_freezer()
         module.thaw(path)
 
     def frozen(self) -> bool:
@@ -415,9 +411,9 @@ def new(
 ) -> Cgroup | None:
     """The cgroup a container is to get, not made yet; None where the user may have none and asks for nothing but devices.
 
-    `cgroups_path` and `resources` are `linux.cgroupsPath` and `linux.resources`; `rootless`: the caller has no power
-    over the machine's cgroups but what was delegated; `lenient`: None also where it asks for more; `where`: for tests;
-    `annotations`: those that are about cgroups count. Raises SpecError, SyscallError, CtnrError.
+    `cgroups_path`, `resources`, `annotations`: as the config has them; `rootless`: the caller has no power over the
+    machine's cgroups but what was delegated; `lenient`: None also where it asks for more; `where`: for tests.
+    Raises SpecError, SyscallError, CtnrError.
     """
     from ctnr.runtime.cgroups.layout import annotated_sub, annotation, layout
 
@@ -428,10 +424,10 @@ def new(
         group: Cgroup | None = systemd.new(cgroups_path, id, rootless, where or layout(), annotations or {})
     else:
         group = _new(cgroups_path, id, rootless, manager, resources or {}, where, lenient)
+    if group is None and sub:
+        raise SpecError(annotation("delegate-cgroup"), "needs a cgroup, and the container gets none")
     if group is not None:
         group.sub = sub
-    elif sub:
-        raise SpecError(annotation("delegate-cgroup"), "needs a cgroup, and the container gets none")
     return group
 
 
@@ -502,11 +498,3 @@ def _sub(sub: str) -> str:
     from ctnr.runtime.cgroups.layout import components
 
     return "".join("/" + name for name in components(sub, "--cgroup"))
-
-
-def _no_freezer() -> tuple[Any, str]:
-    raise CtnrError("cannot toggle freezer: cgroups not configured for container")
-
-
-def _setup_error(e: OSError) -> SyscallError:
-    return SyscallError("linux.resources: set up the cgroup: access", e.errno or 0, str(e.filename or ""))

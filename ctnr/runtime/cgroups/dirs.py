@@ -28,11 +28,12 @@ from posix import read as read_fd
 from posix import write as write_fd
 from time import monotonic, sleep
 
-from ctnr.errors import SyscallError
+from ctnr.errors import CtnrError, SyscallError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 _DIR_FLAGS = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
 _DENIED = (EACCES, EPERM, EROFS)
@@ -310,3 +311,13 @@ def remove(path: str, timeout: float = REMOVE_TIMEOUT) -> None:
             raise SyscallError("remove the cgroup", EBUSY, path, f"it still has processes: {left}" if left else "")
         sleep(pause)
         pause = min(pause * 2, 0.05)
+
+
+def no_freezer() -> tuple[Any, str]:
+    """Raises CtnrError, in runc's words."""
+    raise CtnrError("cannot toggle freezer: cgroups not configured for container")
+
+
+def setup_error(e: OSError) -> SyscallError:
+    """The error for one that no field is to blame for."""
+    return SyscallError("linux.resources: set up the cgroup: access", e.errno or 0, str(e.filename or ""))

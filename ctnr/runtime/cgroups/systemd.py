@@ -13,7 +13,7 @@ from errno import ENOENT
 from ctnr import files
 from ctnr.errors import CtnrError, SpecError, SyscallError
 from ctnr.runtime import dbus
-from ctnr.runtime.cgroups import Cgroup, _setup_error, dirs, moving, properties
+from ctnr.runtime.cgroups import Cgroup, dirs, moving, properties
 from ctnr.runtime.cgroups.layout import FIELD, components
 from ctnr.runtime.dbus import DBusError
 
@@ -324,7 +324,7 @@ class SystemdCgroup(Cgroup):
             self.created = []
             self.paths = {}
             if isinstance(error, OSError):
-                raise _setup_error(error) from error
+                raise dirs.setup_error(error) from error
             raise
         finally:
             self._done()
