@@ -203,7 +203,7 @@ def _version(g: Globals) -> int:
     # runc's shape: podman, docker and containerd read these lines
     lines = [f"{g.program} version {__version__}", f"spec: {OCI_VERSION}", f"python: {sys.version.split()[0]}"]
     if g.oci:
-        lines.append("+SELINUX +APPARMOR +CAP +SECCOMP +EBPF +CRIU")  # crun's words for what it was built with
+        lines.append("+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF +CRIU")  # crun's words for what it was built with
     out("\n".join(lines) + "\n")
     return 0
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from ctnr.spec.types import Config
 
 DIRECTORY = "notify"
-_NAME = "notify.sock"
+_NAME = "notify"
 _INSIDE = "/run/notify"
+_KERNELS = ("/proc", "/sys", "/dev")
 _OPTIONS = ["bind", "nosuid", "noexec", "nodev", "ro"]
 _LONGEST = 4096
 _LOOK = 100  # ms, where a pidfd cannot be waited for
@@ -34,13 +35,20 @@ _BARRIER = 5.0
 
 
 def prepare(config: Config, dir: StateDir) -> Config:
-    """Make the directory of the socket; the config with it bound to /run/notify, and with NOTIFY_SOCKET."""
+    """Make the directory of the socket; the config with it bound, and with NOTIFY_SOCKET.
+
+    As in crun its place is the path of the service manager's own socket, which a program may have been told of otherwise;
+    where that is no path for it, /run/notify.
+    """
+    inside = files.getenv("NOTIFY_SOCKET") or ""
+    if files.normpath(inside) != inside or inside.count("/") < 2 or inside.startswith(_KERNELS) or inside[0] != "/":
+        inside = _INSIDE
     posix.mkdir(DIRECTORY, 0o755, dir_fd=dir.fd)
     posix.chmod(DIRECTORY, 0o755, dir_fd=dir.fd)  # whatever the umask: the container's users reach the socket
     source = files.join(dir.path, DIRECTORY)
-    mount = {"destination": _INSIDE, "type": "bind", "source": source, "options": _OPTIONS}
+    mount = {"destination": inside, "type": "bind", "source": source, "options": _OPTIONS}
     mounts = [*(config.get("mounts") or []), mount]
-    return with_env({**config, "mounts": mounts}, NOTIFY_SOCKET=f"{_INSIDE}/{_NAME}")  # type: ignore[typeddict-item]
+    return with_env({**config, "mounts": mounts}, NOTIFY_SOCKET=f"{inside}/{_NAME}")  # type: ignore[typeddict-item]
 
 
 class NotifyError(SyscallError):
