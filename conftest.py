@@ -7,6 +7,7 @@ Excepted is what has no meaning here whatever is installed; its reason begins wi
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -15,6 +16,15 @@ from hypothesis import settings
 # the same examples each time, nothing written into the tree, and no clock: a slow machine is no failure
 settings.register_profile("ctnr", derandomize=True, database=None, deadline=None)
 settings.load_profile("ctnr")
+
+# whoever started us in the background, or by nohup, ignores these, and whatever we start would
+for _number, _handler in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 def _fail_when_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
