@@ -15,7 +15,7 @@ furnish() {
     # nothing that works on its own while tests look at the machine
     for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
         systemd-tmpfiles-clean.timer serial-getty@ttyS0.service systemd-timesyncd.service \
-        containerd.service docker.service docker.socket podman.service podman.socket podman-auto-update.timer \
+        containerd.service docker.service docker.socket docker-registry.service podman.service podman.socket podman-auto-update.timer \
         podman-auto-update.service podman-restart.service apparmor.service; do
         ln -sf /dev/null "$units/$unit"
     done
