@@ -169,7 +169,7 @@ def test_one_that_was_only_planned_stops_nothing(machine: Systemd) -> None:
     """create was killed: the scope of that name may be another's."""
     plan(machine).create({}, (), PID)
     note = plan(machine).note()
-    cgroups.load(**note, created=[]).delete()
+    cgroups.load(**note).delete()
     assert UNIT in machine.units and "StopUnit" not in machine.members()
 
 

@@ -256,7 +256,7 @@ def plan_cgroup(container: Container, ctx: Context, manager: str, rootless: bool
                 container._state["nproc"] = limit  # for exec
         return None
     # what is planned may turn out to be somebody else's: a clean-up after a crash kills nothing there
-    container._state["cgroup"] = {**group.note(), "created": [], "planned": True}
+    container._state["cgroup"] = {**group.note(), "planned": True}
     container._dir.write_state(container._state)
     ctx.cgroup = group
     ctx.cgroup_wait = group.joined_by_parent

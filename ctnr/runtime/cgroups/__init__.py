@@ -479,14 +479,13 @@ def load(
     unit: str = "",
     user: bool = False,
 ) -> Cgroup:
-    """The cgroup of a container from its state: what note() gave, and `created` (None: all were). Source: state.json."""
-    created = dict.fromkeys(paths.values()) if created is None else created
+    """The cgroup of a container from its state: what note() gave, and `created` (None: create was killed, all may be)."""
     if manager == "systemd":
         from ctnr.runtime.cgroups.systemd import SystemdCgroup
 
-        group: Cgroup = SystemdCgroup(paths, created, rootless, unit, user)
+        group: Cgroup = SystemdCgroup(paths, created or (), rootless, unit, user)
     else:
-        group = Cgroup(paths, manager, created, rootless)
+        group = Cgroup(paths, manager, dict.fromkeys(paths.values()) if created is None else created, rootless)
     group.sub = sub
     return group
 
