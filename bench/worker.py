@@ -18,12 +18,17 @@ def main() -> None:
     for page in range(0, len(ballast), 4096):
         ballast[page] = 1
 
-    from ctnr.runtime.creating import run
+    from ctnr.runtime.creating import create
 
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for _ in sys.stdin:
         begin = time.perf_counter_ns()
-        code = run(id, bundle, root=state_root, stdin=null, stdout=null, stderr=null)
+        container = create(id, bundle, root=state_root, stdin=null, stdout=null, stderr=null, detach=False)
+        try:
+            container.start()
+            code = container.wait()
+        finally:
+            container.delete(force=True)
         took = time.perf_counter_ns() - begin
         if code != 0:
             sys.exit(f"the container exited with {code}")
