@@ -404,6 +404,29 @@ def test_inside_a_user_namespace(
     assert runtime.ids() == []
 
 
+@pytest.mark.parametrize("propagation", ["", "private", "slave", "unbindable", "shared", "rprivate", "rslave"])
+def test_a_shared_mount_that_holds_the_root_hears_nothing(
+    propagation: str, root: User, runtimes_of: MakeRuntime, bundle_of: MakeBundle
+) -> None:
+    """As every mount is under systemd: what the container mounts must not appear there, and a pivot must be possible."""
+    box = bundle_of(root, "/bin/true")
+    if propagation:
+        box.linux["rootfsPropagation"] = propagation
+    box.save()
+    runtime = runtimes_of(root)
+    held = box.path.parent / "held"
+    held.mkdir()
+    id = new_id()
+    script = (
+        f"mount -t tmpfs -o mode=755 tmpfs {held} && mount --make-shared {held} && cp -a {box.path}/. {held} && "
+        f"before=$(wc -l </proc/self/mountinfo) && {' '.join(runtime.argv('run', '--bundle', str(held), id))} && "
+        "[ $(wc -l </proc/self/mountinfo) = $before ] && echo nothing"
+    )
+    [unshare, sh] = machine.need("unshare", "sh")
+    argv = [unshare, "-m", "--propagation", "private", sh, "-c", script]
+    assert runtimes.call(argv, root).ok().out == "nothing\n"
+
+
 def test_inside_a_user_namespace_devices_are_the_hosts(
     rootless_user: User, runtimes_of: MakeRuntime, bundle_of: MakeBundle
 ) -> None:

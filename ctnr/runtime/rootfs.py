@@ -96,17 +96,17 @@ def begin(plan: Plan, ctx: Context) -> None:
         return
     flags = PROPAGATION.get(propagation, MS_SLAVE | MS_REC)
     if flags & MS_UNBINDABLE:
-        flags ^= (
-            MS_UNBINDABLE | MS_PRIVATE
-        )  # what is mounted from here is bound; unbindable is the new root, in the end
+        # what is mounted from here is bound; unbindable is the new root, in the end
+        flags ^= MS_UNBINDABLE | MS_PRIVATE
     if ctx.no_pivot and flags & MS_PRIVATE:
         raise SpecError(
             "linux.rootfsPropagation",
             f"{propagation} needs pivot_root: chroot would leave mounts behind that nobody can free; drop --no-pivot",
         )
     plan.add(p.PROPAGATION, "linux.rootfsPropagation", "/", args=(flags,))
-    if flags & MS_SHARED:
-        # what is mounted in the container's root must not appear on the host through its parent mount
+    if flags & MS_SHARED or not flags & MS_REC:
+        # what is mounted in the container's root must not appear on the host through its parent mount, of which it would
+        # be a peer; nor can a root be pivoted to whose parent is shared
         plan.add(p.PROPAGATION, "linux.rootfsPropagation", mount_point_of(rootfs), args=(MS_PRIVATE,))
     for step in ctx.root_steps:
         plan.steps.append(step)
