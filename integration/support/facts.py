@@ -3,9 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import kernel
 from .bundles import Bundle
 from .kernel import Json
+
+
+def _unordered(said: Any) -> Any:
+    """A list of names comes as readdir(2) has it; in one of numbers each has its place."""
+    return sorted(said) if isinstance(said, list) and all(isinstance(n, str) for n in said) else said
 
 
 def facts(probe: Json, bundle: Bundle) -> Json:
@@ -21,7 +28,7 @@ def facts(probe: Json, bundle: Bundle) -> Json:
             for name in ("uids", "gids", "groups", "umask", "cwd", "hostname", "domainname", "oom_score_adj")
         },
         **{name: probe[name] for name in ("uid_map", "gid_map", "setgroups", "timens_offsets", "loopback_up", "argv")},
-        "asked": {ask: sorted(said) if isinstance(said, list) else said for ask, said in probe["asked"].items()},
+        "asked": {ask: _unordered(said) for ask, said in probe["asked"].items()},
         "env": sorted(e for e in probe["env"] if not e.startswith("HOME=")),
         "limits": kernel.limits(probe["limits"]),
         "namespaces": kernel.new_namespaces(probe),
