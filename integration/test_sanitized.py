@@ -49,7 +49,7 @@ def test_the_init_is_clean_over_the_tables_of_the_inside(tmp_path: Path) -> None
         if directory.owner() == "root" and directory.stat().st_mode & 0o777 == 0o700:
             directory.chmod(0o711)
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not peers"]
+        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not peers"]
         + os.environ.get("CTNR_SANITIZE_TESTS", TESTS).split(),
         cwd=CHECKOUT,
         env={**os.environ, "CTNR_OCI": str(command)},
