@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from . import machine, rootfs, runtimes, views
+from . import leaks, machine, rootfs, runtimes, views
 from .runtimes import Result
 from .users import User
 
@@ -130,11 +130,17 @@ class Podman:
 
 
 def remove_cgroups(name: str) -> None:
-    """Remove the empty cgroups `name` at the top of each hierarchy, with what is below them."""
-    for point in machine.cgroup_mounts().values():
-        top = os.path.join(point, name)
-        for directory, _, _ in os.walk(top, topdown=False):
-            try:
-                os.rmdir(directory)
-            except OSError:
-                continue  # in use by somebody else's podman: the leak check tells ours
+    """Remove the cgroups `name` at the top of each hierarchy, with what is below them, once they are empty."""
+
+    def removed() -> bool:
+        leaks.reap()  # conmon ends after the command that it served
+        tops = [os.path.join(point, name) for point in machine.cgroup_mounts().values()]
+        for top in tops:
+            for directory, _, _ in os.walk(top, topdown=False):
+                try:
+                    os.rmdir(directory)
+                except OSError:
+                    continue
+        return not any(map(os.path.exists, tops))
+
+    machine.poll(removed, 5.0, every=0.05)  # in use by somebody else's podman: the leak check tells ours
