@@ -288,7 +288,11 @@ static void own_null(struct init *in, int fd)
 {
     struct sys_stat st;
     long mode = SYS(fcntl, fd, 3 /* F_GETFL */);
-    int own = mode < 0 ? -1 : root_open(in, "/dev/null", (int)(mode & 3) | O_NONBLOCK | O_NOCTTY, ROOT_NOFOLLOW);
+    /* What is there may be anything: it is looked at before it is opened (some devices act on that). */
+    int own = mode < 0 ? -1 : root_open(in, "/dev/null", O_PATH, ROOT_NOFOLLOW);
+    int real = own >= 0 && sys_stat(own, "", AT_EMPTY_PATH, &st) == 0 && is_null(&st);
+    sys_close(own);
+    own = real ? root_open(in, "/dev/null", (int)(mode & 3) | O_NONBLOCK | O_NOCTTY, ROOT_NOFOLLOW) : -1;
     if (own >= 0 && sys_stat(own, "", AT_EMPTY_PATH, &st) == 0 && is_null(&st) && SYS(fcntl, own, 4, mode) == 0)
         SYS(dup3, own, fd, 0);
     sys_close(own);
