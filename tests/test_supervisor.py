@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import platform
 import socket
 import struct
-from errno import EINVAL
+import threading
+from errno import EAGAIN, EINVAL
 from typing import Any, cast
 
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctnr.errors import CtnrError, SpecError
-from ctnr.runtime.supervisor import Supervisor, request, rules
+from ctnr.runtime.supervisor import Source, Supervisor, request, rules
 from ctnr.runtime.supervisor.address import AF_INET, AF_INET6, AF_UNIX, Address, pack
 
 hosts = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str)
@@ -143,3 +145,34 @@ def test_callbacks() -> None:
 
     assert asyncio.run(inside())
     assert supervisor._loop is None
+
+
+def test_connections_that_hang_take_no_place_from_another_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that makes more than it may is told EAGAIN; its neighbours in the same process are not."""
+    reading, writing = os.pipe()
+    hanging = threading.Event()
+    monkeypatch.setattr(request._native, "connect", lambda fd, address: hanging.wait(60))
+    monkeypatch.setattr(request.Request, "fd", lambda self, number: os.dup(reading))
+    monkeypatch.setattr(request.Request, "sockaddr", lambda self: Address(pack("192.0.2.1", 1)))
+    monkeypatch.setattr(request.Request, "answer", lambda self, value: None)
+
+    def connect(source: Source) -> None:
+        request.Request(source, 1, 1, "connect", 42, 0, (0,) * 6).connect()
+
+    before = threading.active_count()
+    hostile, other = (Source(os.dup(reading), os.dup(reading), os.getpid(), False) for _ in range(2))
+    try:
+        for _ in range(request.CONNECTIONS):
+            connect(hostile)
+        with pytest.raises(OSError, match="too many") as refused:
+            connect(hostile)
+        assert refused.value.errno == EAGAIN
+        connect(other)
+    finally:
+        hanging.set()
+        while threading.active_count() > before:
+            threading.Event().wait(0.01)
+        hostile.close()
+        other.close()
+        os.close(reading)
+        os.close(writing)

@@ -26,6 +26,7 @@ from ctnr.errors import CtnrError
 from ctnr.runtime.listener import SOCKET
 from ctnr.runtime.state import check_id
 from ctnr.runtime.supervisor.request import (
+    CONNECTIONS,
     FLAG_CONTINUE,
     IOCTL_RECV,
     IOCTL_SEND,
@@ -65,7 +66,7 @@ def supervise(callbacks: Mapping[str, Callback], config: Config, root: str, id: 
 class Source:
     """A listener's fd: the calls of one process tree. `pid`: the tree's first; `exe`: the init's image."""
 
-    __slots__ = ("exe", "fd", "joined", "pid", "pipe")
+    __slots__ = ("exe", "fd", "joined", "pid", "pipe", "slots")
 
     def __init__(self, fd: int, pipe: int, pid: int, joined: bool) -> None:
         self.fd = fd
@@ -73,6 +74,7 @@ class Source:
         self.pid = pid
         self.joined = joined
         self.exe = _image(pid)
+        self.slots = threading.BoundedSemaphore(CONNECTIONS)
 
     def is_init(self, pid: int) -> bool:
         """Whether a call that waits is the init's, or that of a process it has not yet made a program of.

@@ -56,8 +56,9 @@ PATH_MAX = 4096
 _MAX_READ = 1 << 20
 # it was killed, a signal has ended the call, or the container was deleted and the fd closed
 _GONE = (ENOENT, EINPROGRESS, EBADF, ENOTTY)
-# connect() in progress: a program that makes any number of them does not make as many threads of ours
-_slots = threading.BoundedSemaphore(64)
+# connect() in progress: a program that makes any number of them does not make as many threads of ours, and takes none of
+# those that another container may have
+CONNECTIONS = 64
 # socketcall(2): how many arguments each has (net/socket.c)
 _SOCKETCALLS = {
     **dict.fromkeys(("socket", "bind", "connect", "accept", "getsockname", "getpeername", "sendmsg", "recvmsg"), 3),
@@ -329,7 +330,7 @@ class Request:
         sock = self.fd(self.int32(0))
         try:
             blocking = not fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK
-            if blocking and not _slots.acquire(blocking=False):
+            if blocking and not self._source.slots.acquire(blocking=False):
                 raise OSError(EAGAIN, "too many connections are being made")
         except BaseException:
             os.close(sock)
@@ -343,7 +344,7 @@ class Request:
         except BaseException:
             self.deferred = False
             os.close(sock)
-            _slots.release()
+            self._source.slots.release()
             raise
 
     def _connect_slowly(self, sock: int, raw: bytes) -> None:
@@ -351,7 +352,7 @@ class Request:
         try:
             self._connect(sock, raw)
         finally:
-            _slots.release()
+            self._source.slots.release()
 
     def _connect(self, sock: int, raw: bytes) -> None:
         try:
