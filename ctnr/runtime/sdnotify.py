@@ -51,6 +51,16 @@ def prepare(config: Config, dir: StateDir) -> Config:
     return with_env({**config, "mounts": mounts}, NOTIFY_SOCKET=f"{inside}/{_NAME}")  # type: ignore[typeddict-item]
 
 
+def _open_to_all(directory: int) -> None:
+    """The socket itself: one who has the directory in a container may have put a link to something else in its place."""
+    flags = posix.O_PATH | posix.O_NOFOLLOW | posix.O_CLOEXEC
+    fd = posix.open(_NAME, flags, dir_fd=directory)
+    try:
+        posix.chmod(f"/proc/self/fd/{fd}", 0o777)  # of a link: refused
+    finally:
+        posix.close(fd)
+
+
 class NotifyError(SyscallError):
     """The service manager cannot be told."""
 
@@ -77,7 +87,7 @@ class Proxy:
                     raise
             # by the fd: the state root's path may be longer than an address
             self._socket.bind(f"/proc/self/fd/{directory}/{_NAME}")
-            posix.chmod(_NAME, 0o777, dir_fd=directory)
+            _open_to_all(directory)
         except OSError as error:
             self._socket.close()
             raise SyscallError("NOTIFY_SOCKET: make the container's socket", error.errno or 0, dir.path) from None
