@@ -743,3 +743,10 @@ def test_interrupt_dies_of_the_signal() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (-2, "", "")
+
+
+@pytest.mark.parametrize("pattern", ["a{99999999999}", "(" * 3000 + ")" * 3000, "[[a", "("])
+def test_a_regular_expression_that_python_chokes_on_is_one_line(pattern: str, real: Run, tmp_path: Path) -> None:
+    code, out, err = real(["ctnr-oci", "--root", str(tmp_path), "delete", "--regex", pattern])
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "invalid regular expression" in err

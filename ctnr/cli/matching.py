@@ -7,6 +7,7 @@ Imported only for these: `re` costs 10 ms.
 from __future__ import annotations
 
 import re
+import warnings
 
 from ctnr import log
 from ctnr.cli.args import UsageError
@@ -42,8 +43,10 @@ def each(g: Globals, pattern: str, act: Callable[[Container], None]) -> int:
     for name, characters in _CLASSES.items():
         text = text.replace(f"[:{name}:]", characters)
     try:
-        wanted = re.compile(text)
-    except re.error as e:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a later Python may read otherwise
+            wanted = re.compile(text)
+    except (re.error, OverflowError, RecursionError) as e:
         raise UsageError(f"invalid regular expression {pattern!r}: {e}") from None
     code = 0
     for id in state.ids(g.root or state.default_root()):
