@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import machine, runtimes
 from support.agent import Agent
-from support.bundles import Bundle, MakeBundle
+from support.bundles import Bundle, MakeBundle, new_id
 from support.runtimes import MakeRuntime, Runtime
 from support.users import User
 
@@ -93,9 +93,10 @@ def test_the_message_is_that_of_runc(
     made.config["annotations"] = {"one": "1"}
     profile(made, work, no_new_privileges)
     sent = []
+    same = new_id()
     for path in (None, runtimes.peer("runc")):
         runtime = runtimes_of(root, path)
-        id = runtime.create(made, id="same")
+        id = runtime.create(made, id=same)
         # both tell the listener at create, whatever becomes of start
         assert machine.poll(lambda: len(answers.messages) == 2 * len(sent) + 1, 10)
         created = answers.messages[-1]
