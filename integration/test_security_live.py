@@ -80,7 +80,7 @@ def test_cve_2016_9962_whoever_adds_a_mount_cannot_be_looked_into(
 def test_cve_2024_21626_nothing_is_open_beside_stdio_whatever_was_asked_for(
     runtime: Runtime, bundle: MakeBundle, work: Path, user: User
 ) -> None:
-    """A listener for seccomp, one for sd_notify, files for hooks, Landlock, a receiver of the pidfd, --init: none stays open."""
+    """A listener for seccomp, one for sd_notify, files for hooks, Landlock, a receiver of the pidfd: none stays open."""
     agent = Agent(work / "agent.sock", (user.uid, user.gid), ())
     receiver = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     receiver.bind(str(work / "receiver.sock"))
