@@ -17,7 +17,7 @@ from ctnr.runtime.cgroups import dirs
 def test_add_writes_to_every_hierarchy_once(fake_v1: Cgroupfs) -> None:
     cgroup = create(fake_v1)
     fake_v1.log.clear()
-    cgroup.add(77)
+    cgroup.attach(77)
     assert sorted(p for p, _ in fake_v1.log) == sorted(
         f"{names.removeprefix('name=')}/p/c/cgroup.procs" for names in V1
     )
@@ -36,10 +36,10 @@ def test_add_again_while_the_task_is_new(fake_v2: Cgroupfs) -> None:
         original(name, value, dir_fd)
 
     dirs.write = write  # type: ignore[assignment]  # monkeypatch restores it
-    cgroup.add(77)
+    cgroup.attach(77)
     assert fake_v2.value("p/c/cgroup.procs") == "77\n"
     (fake_v2.top / "p/c/cgroup.procs").unlink()
-    refused(lambda: cgroup.add(77), "add process 77 to", "cgroup.procs: no such file or directory")
+    refused(lambda: cgroup.attach(77), "add process 77 to", "cgroup.procs: no such file or directory")
 
 
 def test_join_fds(fake_hybrid: Cgroupfs) -> None:
@@ -70,14 +70,14 @@ def test_join_fds_that_cannot_all_be_had(fake_v1: Cgroupfs) -> None:
 def test_a_cgroup_below_the_containers_own(fake_v2: Cgroupfs) -> None:
     cgroup = create(fake_v2)
     fake_v2.mkdir(cgroup.paths[""] + "/sub", 0o755)
-    cgroup.add(5, "sub")
+    cgroup.attach(5, "sub")
     assert fake_v2.value("p/c/sub/cgroup.procs") == "5\n"
-    cgroup.add(5, "/sub/")
+    cgroup.attach(5, "/sub/")
     fd = cgroup.fd_v2("sub")
     assert fd is not None and os.readlink(f"/proc/self/fd/{fd}") == cgroup.paths[""] + "/sub"
     os.close(fd)
     for sub in ("..", "sub/..", "../c2", "./../x"):
-        for call in (lambda sub=sub: cgroup.add(5, sub), lambda sub=sub: cgroup.fd_v2(sub)):  # type: ignore[misc]
+        for call in (lambda sub=sub: cgroup.attach(5, sub), lambda sub=sub: cgroup.fd_v2(sub)):  # type: ignore[misc]
             error = refused(call, "--cgroup", "`..` components are not allowed")
             assert sub in str(error)
     refused(lambda: cgroup.fd_v2("none"), "open the cgroup", "no such file or directory")

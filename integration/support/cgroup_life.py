@@ -68,13 +68,13 @@ def add_moves_a_running_process() -> None:
         pid = os.fork()
         if pid == 0:
             signal.pause()
-        cgroup.add(pid)
+        cgroup.attach(pid)
         for name, path in whereabouts(pid).items():
             if name in cgroup.paths:
                 assert path == f"/{TOKEN}/c", (name, path)
         cgroup.kill()
         assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
-        error = refused(lambda: cgroup.add(pid), f"add process {pid} to", "no such process")
+        error = refused(lambda: cgroup.attach(pid), f"add process {pid} to", "no such process")
         assert isinstance(error, SyscallError) and error.errno == errno.ESRCH
 
 
@@ -91,7 +91,7 @@ def joining_is_cheap() -> None:
             os.close(go)
             os.read(ready, 1)
             os._exit(0)
-        cgroup.add(pid)
+        cgroup.attach(pid)
         os.close(go)
         os.close(ready)
         os.waitpid(pid, 0)

@@ -7,7 +7,7 @@ parts: `layout` (what is mounted, where things go), `resources` (what is asked f
 
 Joining costs: a write of a pid to cgroup.procs takes a lock that first waits for an RCU grace period, some 10 ms. Two
 ways do not: CLONE_INTO_CGROUP (v2: fd_v2()), and a process with one thread that writes "0" to v1 `tasks` files itself
-(join_fds(); Linux 5.18). add() is for everything else.
+(join_fds(); Linux 5.18). attach() is for everything else.
 """
 
 from __future__ import annotations
@@ -203,15 +203,6 @@ class Cgroup:
 
     # --- joining
 
-    def add(self, pid: int, sub: str = "") -> None:
-        """Move a process into every hierarchy, `sub` levels below where given. Costs an RCU grace period (see above).
-
-        Raises SpecError for a `sub` that leads elsewhere, SyscallError.
-        """
-        from ctnr.runtime.cgroups import moving
-
-        moving.add(pid, [path + self.inner(sub) for path in self._directories()])
-
     def _inner(self, sub: str | Mapping[str, str]) -> dict[str, str]:
         # what is to be appended to each directory: one path for all, or one for each controller
         if isinstance(sub, str):
@@ -268,8 +259,13 @@ class Cgroup:
             raise SyscallError("open the cgroup", e.errno or 0, path) from e
 
     def attach(self, pid: int, sub: str | Mapping[str, str] = "") -> None:
-        """Put one more process in, where they may not join by themselves. Raises SpecError, CtnrError."""
-        raise NotImplementedError  # joined_by_parent is False
+        """Move a process into every hierarchy, `sub` levels below where given. Costs an RCU grace period (see above).
+
+        Raises SpecError for a `sub` that leads elsewhere, CtnrError, SyscallError.
+        """
+        from ctnr.runtime.cgroups import moving
+
+        moving.add(pid, [path + inner for path, inner in self._inner(sub).items()])
 
     def pids(self) -> list[int]:
         """The processes in the cgroup and below, sorted. Raises SyscallError."""

@@ -134,7 +134,6 @@ class Supervisor:
         self._names = list(callbacks)
         for name, callback in callbacks.items():
             self.set(name, callback)
-        self._numbers = None
         self._loop: Any = running_loop()
         self._own_loop = False
         self._reported: set[tuple[str, str]] = set()
