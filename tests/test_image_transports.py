@@ -262,6 +262,23 @@ def test_hostile_oci_archives(index_text: bytes, why: str, tmp_path: Path) -> No
             source.close()
 
 
+def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive, and a layer on its way into one, that unpack to more than they should."""
+    monkeypatch.setattr("ctnr.image.compression.RATIO_FLOOR", 1 << 20)
+    zeros = archive(tmp_path / "a.tar", {"a": bytes(8 << 20)})
+    packed = tmp_path / "a.tar.gz"
+    packed.write_bytes(gzip.compress(Path(zeros).read_bytes()))
+    with pytest.raises(CtnrError, match="like a bomb"):
+        Members(str(packed))
+    here = Memory()
+    real(here, (bytes(8 << 20), "+gzip"))
+    there = DockerArchiveTarget(str(tmp_path / "b.tar"), [parse("a:1")])
+    with pytest.raises(CtnrError, match="like a bomb"):
+        copy(here, there)
+    there.close()
+    assert not (tmp_path / "b.tar").exists()
+
+
 def test_members(tmp_path: Path) -> None:
     path = archive(tmp_path / "a.tar", {"./a": b"x" * 1000, "b": b"", "c": "a", "d": "c", "e": "e"})
     members = Members(path)

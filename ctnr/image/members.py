@@ -11,6 +11,7 @@ from ctnr.image import tar
 from ctnr.image.archive import open_archive
 from ctnr.image.compression import ArchiveError, Stream
 from ctnr.image.fields import printable
+from ctnr.image.policy import UnpackPolicy
 
 # of one archive: a docker-archive of all images somebody has
 _MAX = 100_000
@@ -56,7 +57,8 @@ class Members:
             raise
 
     def _index(self) -> None:
-        with Stream(self._fd) as stream:
+        limits = UnpackPolicy()
+        with Stream(self._fd, max_bytes=limits.max_bytes, max_ratio=limits.max_ratio) as stream:
             if stream.compression:
                 with tempfile.TemporaryFile(prefix="ctnr-") as plain:
                     while data := stream.read():

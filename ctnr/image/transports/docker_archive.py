@@ -14,6 +14,7 @@ from ctnr import jsonio
 from ctnr.errors import CtnrError, SpecError
 from ctnr.image.compression import ArchiveError, Stream
 from ctnr.image.members import Members, Writer
+from ctnr.image.policy import UnpackPolicy
 from ctnr.image.reference import Reference, parse
 from ctnr.image.transfer import Reader, digest_of, read_all
 from ctnr.spec import image as spec
@@ -214,8 +215,9 @@ def _decompress(reader: Reader, plain: IO[bytes], name: str) -> str:
 
     found = hashlib.sha256()
     source: Any = _Whole(reader)
+    limits = UnpackPolicy()
     try:
-        with Stream(source, threaded=False) as stream:
+        with Stream(source, max_bytes=limits.max_bytes, max_ratio=limits.max_ratio, threaded=False) as stream:
             while data := stream.read():
                 found.update(data)
                 plain.write(data)
