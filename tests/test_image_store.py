@@ -185,6 +185,31 @@ def test_a_store_behind_the_store(tmp_path: Path) -> None:
     assert store.contents(store.find("a:1").descriptor).config["os"] == "linux"
 
 
+def test_what_somebody_elses_store_notes_is_not_believed(tmp_path: Path) -> None:
+    """An id leads to a file's name, and a list to a terminal."""
+    behind = Store(str(tmp_path / "behind"))
+    put(behind, "a:1")
+    path = Path(behind.layout("docker.io/library/a").path) / "index.json"
+    index = json.loads(path.read_text())
+    notes = index["manifests"][0]["annotations"]
+    notes.update(
+        {
+            "io.ctnr.image.id": "sha256:../../x",
+            "io.ctnr.image.size": "-1",
+            "org.opencontainers.image.ref.name": "\x1b[2J",
+        }
+    )
+    path.write_text(json.dumps(index))
+    store = Store(str(tmp_path / "store"), (behind.path,))
+    [found] = store.images()
+    assert (found.id, found.short_id, found.size) == ("", "", 0)
+    argv = [sys.executable, "-P", "-c", "from ctnr.cli.boot import main; main(['ctnr', 'images'])"]
+    env = {**os.environ, "CTNR_STORE": store.path, "CTNR_EXTRA_STORES": behind.path}
+    shown = subprocess.run(argv, env=env, check=True, capture_output=True, text=True)
+    assert "[2J" in shown.stdout, shown.stderr
+    assert "\x1b" not in shown.stdout
+
+
 # --- damage
 
 
@@ -236,6 +261,19 @@ def test_a_damaged_index_is_said(store: Store, text: str) -> None:
             store.images()
     assert fsck(store)
     fsck(store, repair=True)
+    assert fsck(store) == []
+
+
+def test_an_index_that_cannot_be_read_is_not_repaired_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, "a")
+
+    def unreadable(path: str, *more: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ctnr.files.read_file", unreadable)
+        assert any("input/output error" in fault for fault in fsck(store, repair=True))
+    assert names(store) == ["a:latest"]
     assert fsck(store) == []
 
 

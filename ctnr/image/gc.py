@@ -7,7 +7,7 @@ import os
 from time import time
 from typing import TYPE_CHECKING
 
-from ctnr.errors import CtnrError
+from ctnr.errors import CtnrError, SpecError
 from ctnr.image import layout
 from ctnr.image.layout import REF_NAME, annotated, tag_of
 from ctnr.image.store import ID, TAGGED, Store, documents
@@ -164,7 +164,7 @@ def fsck(store: Store, repair: bool = False) -> list[str]:
                                 entries.remove(entry)
             except CtnrError as error:
                 faults.append(f"repository {name}: {error}")
-                if repair:
+                if repair and isinstance(error, SpecError):  # damaged, and not out of reach
                     os.unlink(f"{target.path}/{layout.INDEX}")
     return faults
 

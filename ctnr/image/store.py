@@ -50,7 +50,7 @@ class Image:
         notes = descriptor.get("annotations", {})
         self.reference = reference
         self.descriptor = bare(descriptor)
-        self.id = notes.get(ID, "")
+        self.id = _digest(notes.get(ID, ""))
         self.created = notes.get(CREATED, "")
         self.size = int(notes[SIZE]) if notes.get(SIZE, "").isdigit() else 0
         self.tagged = int(notes[TAGGED]) if notes.get(TAGGED, "").isdigit() else 0
@@ -83,6 +83,14 @@ class Contents:
     @property
     def chain_ids(self) -> list[str]:
         return spec.chain_ids(self.config["rootfs"]["diff_ids"])
+
+
+def _digest(text: str) -> str:
+    """The text, "" if it is no digest: what an index.json of somebody else's store notes may be anything."""
+    try:
+        return spec.check_digest(text)
+    except CtnrError:
+        return ""
 
 
 def escape(repository: str) -> str:
@@ -290,7 +298,7 @@ class Store:
     def last_used(self, id: str) -> float:
         """When an image was last used, in seconds since 1970; 0 if that is not known."""
         try:
-            return os.stat(f"{self.path}/used/{id.partition(':')[2]}").st_mtime
+            return os.stat(f"{self.path}/used/{_digest(id).partition(':')[2]}").st_mtime if id else 0.0
         except OSError:
             return 0.0
 
