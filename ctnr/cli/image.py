@@ -15,6 +15,7 @@ from ctnr.errors import CtnrError
 from ctnr.image.reference import parse
 from ctnr.image.store import Image, Store
 from ctnr.jsonio import dumps
+from ctnr.log import escape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,8 +47,7 @@ def import_(g: Globals, parsed: Parsed) -> int:
 
 
 def _pull(parsed: Parsed, text: str, name: str | None) -> int:
-    bars = Bars(parsed.flag("quiet"))
-    try:
+    with Bars(parsed.flag("quiet")) as bars:
         image = engine.pull(
             text,
             store=_store(parsed),
@@ -57,21 +57,16 @@ def _pull(parsed: Parsed, text: str, name: str | None) -> int:
             options=registry_options(parsed),
             progress=bars,
         )
-    finally:
-        bars.close()
     out(f"{image.id or image.descriptor['digest']}\n")
     return 0
 
 
 def push(g: Globals, parsed: Parsed) -> int:
-    bars = Bars(parsed.flag("quiet"))
     destination = parsed.args[1] if len(parsed.args) > 1 else None
-    try:
+    with Bars(parsed.flag("quiet")) as bars:
         written = engine.push(
             parsed.args[0], destination, store=_store(parsed), options=registry_options(parsed), progress=bars
         )
-    finally:
-        bars.close()
     out(f"{written['digest']}\n")
     return 0
 
@@ -80,11 +75,8 @@ def save(g: Globals, parsed: Parsed) -> int:
     path = parsed.value("output")
     if path is None:
         raise UsageError("--output FILE is missing: an archive is not for a terminal")
-    bars = Bars(parsed.flag("quiet"))
-    try:
+    with Bars(parsed.flag("quiet")) as bars:
         engine.save(parsed.args, path, store=_store(parsed), progress=bars)
-    finally:
-        bars.close()
     return 0
 
 
@@ -92,11 +84,8 @@ def load(g: Globals, parsed: Parsed) -> int:
     path = parsed.value("input")
     if path is None:
         raise UsageError("--input FILE is missing")
-    bars = Bars(parsed.flag("quiet"))
-    try:
+    with Bars(parsed.flag("quiet")) as bars:
         found = engine.load(path, store=_store(parsed), progress=bars)
-    finally:
-        bars.close()
     out("".join(f"{image.reference.familiar()}\n" for image in found))
     return 0
 
@@ -122,7 +111,8 @@ def list_(g: Globals, parsed: Parsed) -> int:
     now = time()
     for image in images:
         name = image.reference.familiar().partition("@")[0].removesuffix(f":{image.reference.tag}")
-        row = (name, image.reference.tag or "<none>", image.short_id or "<none>", _age(image, now))
+        # names of a store that is somebody else's may hold anything
+        row = (escape(name), escape(image.reference.tag) or "<none>", image.short_id or "<none>", _age(image, now))
         rows.append([*row, size_text(image.size)])
     out(table(rows))
     return 0
@@ -201,8 +191,6 @@ def history(g: Globals, parsed: Parsed) -> int:
         if not parsed.flag("no-trunc") and len(by) > 60:
             by = by[:57] + "..."
         rows.append([str(entry.get("created", "")), size_text(size), by, str(entry.get("comment", ""))])
-    from ctnr.log import escape
-
     out(table([["CREATED", "SIZE", "CREATED BY", "COMMENT"], *([escape(cell) for cell in row] for row in rows[::-1])]))
     return 0
 

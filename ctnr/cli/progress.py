@@ -36,7 +36,7 @@ def age_text(seconds: float) -> str:
 
 
 class Bars:
-    """Call it as copy()'s `progress`; close() leaves the last state on the terminal."""
+    """Call it as copy()'s `progress`; at the end of the block its last state is left on the terminal."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -85,7 +85,10 @@ class Bars:
         elif not self._quiet and bar.kind != "manifest" and bar.note != "failed":  # the error says that
             complain(f"{bar.kind} {bar.digest[7:19]} {size_text(bar.size)}: {bar.note}")
 
-    def close(self) -> None:
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         if self._terminal:
             with self._lock:
                 self._draw()

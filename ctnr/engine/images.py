@@ -131,9 +131,17 @@ def pull(
                 progress=progress,
                 check=_check_image,
             )
-            return next(i for i in store.images(reference.name) if i.descriptor["digest"] == copied["digest"])
+            return _stored(store, reference, copied)
     finally:
         source.close()
+
+
+def _stored(store: Store, reference: Reference, copied: spec.Descriptor) -> Image:
+    """The image just copied, under the name it was given."""
+    for image in store.images(reference.name):
+        if image.descriptor["digest"] == copied["digest"] and image.reference.tag == reference.tag:
+            return image
+    raise CtnrError(f"{reference.familiar()} was removed again meanwhile, by another process")
 
 
 def _check_image(data: bytes, descriptor: spec.Descriptor) -> None:
@@ -208,8 +216,7 @@ def load(path: str, *, store: Store | None = None, progress: Progress = no_progr
             with store.adding():
                 for reference in references:
                     copied = transfer.copy(source, StoreTarget(store, reference), progress=progress, check=_check_image)
-                    images = store.images(reference.name)
-                    found.append(next(m for m in images if m.descriptor["digest"] == copied["digest"]))
+                    found.append(_stored(store, reference, copied))
         finally:
             source.close()
     return found

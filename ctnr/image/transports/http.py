@@ -129,13 +129,13 @@ class Client:
         *,
         scope: str = "",
         headers: dict[str, str] | None = None,
-        body: Any = None,
+        body: bytes | None = None,
         ok: tuple[int, ...] = (200,),
         query: dict[str, str] | None = None,
     ) -> BaseHTTPResponse:
         """A response that is one of `ok`, its content not read yet. `path`: from /, or a whole URL that the registry named.
 
-        `body`: bytes, or a function that gives a new iterator of them (it may be sent twice). Raises Failed, CtnrError.
+        Raises Failed, CtnrError.
         """
         url = urljoin(self.base, path)
         if query:
@@ -159,17 +159,18 @@ class Client:
     def _is_ours(self, url: str) -> bool:
         return url.startswith(self.base + "/")
 
-    def _send(self, method: str, url: str, headers: dict[str, str], body: Any, tries: int = _TRIES) -> BaseHTTPResponse:
+    def _send(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, tries: int = _TRIES
+    ) -> BaseHTTPResponse:
         """Send, again after what may pass, and follow redirects."""
         headers = {"User-Agent": f"ctnr/{__version__}", **headers}
         redirects = 0
         attempt = 0
         while True:
             attempt += 1
-            content = body() if callable(body) else body
             try:
                 response = self._pool(url).urlopen(
-                    method, url, headers=headers, body=content, redirect=False, preload_content=False
+                    method, url, headers=headers, body=body, redirect=False, preload_content=False
                 )
             except (HTTPError, OSError) as error:
                 if _is_tls(error) or attempt >= tries:
